@@ -1,0 +1,202 @@
+"""Artifacts: a folder in a store and the `artifact.json` that makes it one.
+
+    _job.json        what was asked for (kind, configuration, inputs): written first
+    _ledger/*.json   the pieces that are committed
+    …                the data
+    artifact.json    the manifest with every file's checksum: written last
+
+A folder without `artifact.json` is unfinished work; the same request continues it, another is refused with a
+field-by-field diff. `fingerprint` covers kind, configuration, the inputs' fingerprints and every file's
+content, but not times, versions, places or resources: an interrupted run and an undisturbed one agree on it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pydantic import Field
+
+from ccp_ray.config import StrictModel
+from ccp_ray.errors import DataError, DriftError, UsageError
+from ccp_ray.ledger import FileRecord, Ledger, check_file
+from ccp_ray.storage import Store, open_store
+
+MANIFEST, JOB = "artifact.json", "_job.json"
+_PACKAGES = ("ccp-ray", "ray", "torch", "transformers", "tokenizers", "deepspeed", "faiss-cpu", "numpy", "pyarrow")
+
+
+class InputRef(StrictModel):
+    """An input as it was when it was read."""
+
+    role: str
+    uri: str
+    fingerprint: str
+
+
+class Request(StrictModel):
+    """What a job was asked to make. `config` leaves out resources."""
+
+    kind: str
+    config: dict[str, Any]
+    inputs: list[InputRef] = Field(default_factory=list)
+
+    def identity(self) -> dict[str, Any]:
+        """The part that must not change between runs; the places of inputs may."""
+        return {"kind": self.kind, "config": self.config, "inputs": {i.role: i.fingerprint for i in self.inputs}}
+
+
+class Artifact(Request):
+    """A finished result. `summary` follows from the content; `measured` (times, speeds) does not."""
+
+    format: int = 1
+    fingerprint: str
+    files: list[FileRecord]
+    summary: dict[str, Any] = Field(default_factory=dict)
+    measured: dict[str, Any] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    uri: str = Field(default="", exclude=True)
+
+    @property
+    def store(self) -> Store:
+        return open_store(self.uri)
+
+    def ref(self, role: str) -> InputRef:
+        """This artifact as another's input."""
+        return InputRef(role=role, uri=self.uri, fingerprint=self.fingerprint)
+
+    def input(self, role: str) -> InputRef:
+        return next(ref for ref in self.inputs if ref.role == role)
+
+
+class Output:
+    """An unfinished artifact that this run may write to."""
+
+    def __init__(self, store: Store, request: Request, fresh: bool) -> None:
+        self.store, self.request, self.fresh = store, request, fresh
+        self.uri = store.root
+        self.ledger = Ledger(store)
+
+    def finish(
+        self, files: Sequence[FileRecord], summary: Mapping[str, Any], measured: Mapping[str, Any] | None = None
+    ) -> Artifact:
+        """Write the manifest: from now on the artifact exists."""
+        ordered = sorted(files, key=lambda record: record.path)
+        content = self.request.identity() | {"files": {record.path: record.sha256 for record in ordered}}
+        artifact = Artifact(
+            kind=self.request.kind,
+            config=self.request.config,
+            inputs=self.request.inputs,
+            fingerprint=digest_json(content),
+            files=ordered,
+            summary=dict(summary),
+            measured=dict(measured or {}),
+            provenance=_provenance(),
+            uri=self.uri,
+        )
+        self.store.write(MANIFEST, artifact.model_dump_json(indent=1).encode())
+        return artifact
+
+    def abandon(self) -> None:
+        """Leave the store as it was, if this run started the output: for input that can never succeed."""
+        if self.fresh:
+            for info in list(self.store.list()):
+                self.store.delete(info.key)
+
+
+def open_output(uri: str, request: Request) -> Output | Artifact:
+    """Start or continue an output; the finished artifact if it is already done.
+
+    Raises DriftError with a field diff where the folder holds another request's work, UsageError where it
+    holds files that no job wrote.
+    """
+    store = open_store(uri)
+    finished = find_artifact(uri)
+    if finished is not None:
+        _refuse_drift(uri, finished, request, "holds another artifact")
+        return finished
+    fresh = store.size(JOB) is None
+    if fresh:
+        stranger = next(iter(store.list()), None)
+        if stranger is not None and stranger.key != JOB:
+            raise UsageError(f"{uri}: the output folder holds other files ({stranger.key}); choose an empty --output")
+        fresh = store.write_if_absent(JOB, request.model_dump_json(indent=1).encode())
+    if not fresh:
+        started = Request.model_validate_json(store.read(JOB))
+        _refuse_drift(uri, started, request, "holds another unfinished job")
+    return Output(store, request, fresh)
+
+
+def find_artifact(uri: str) -> Artifact | None:
+    """The finished artifact at a URI, or None. Raises DataError if its manifest is damaged."""
+    store = open_store(uri)
+    try:
+        raw = store.read(MANIFEST)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return Artifact.model_validate_json(raw).model_copy(update={"uri": store.root})
+    except ValueError:
+        raise DataError(f"{store.uri(MANIFEST)}: not a manifest of this program, or damaged") from None
+
+
+def open_artifact(uri: str, *kinds: str) -> Artifact:
+    """A finished artifact of one of these kinds. Raises UsageError that says what is there instead."""
+    artifact = find_artifact(uri)
+    if artifact is None:
+        state = "is unfinished; run its job again" if open_store(uri).size(JOB) is not None else "holds no artifact"
+        raise UsageError(f"{uri}: {state} (expected a finished {' or '.join(kinds) or 'artifact'})")
+    if kinds and artifact.kind not in kinds:
+        raise UsageError(f"{uri}: holds a {artifact.kind} artifact, expected {' or '.join(kinds)}")
+    return artifact
+
+
+def verify_artifact(artifact: Artifact) -> list[str]:
+    """Re-hash every file, 8 at a time. Returns what is wrong, one line each; empty means all is well."""
+    store = artifact.store
+    with ThreadPoolExecutor(8) as pool:
+        problems = pool.map(lambda record: check_file(store, record), artifact.files)
+        return [problem for problem in problems if problem]
+
+
+def digest_json(value: Any) -> str:
+    """sha256 of canonical JSON (sorted keys, no blanks)."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def field_diff(old: Any, new: Any, path: str = "") -> list[str]:
+    """The differing leaves of two JSON values, as `a.b: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [line for key in keys for line in field_diff(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))]
+    return [] if old == new else [f"{path}: {_short(old)} -> {_short(new)}"]
+
+
+def _refuse_drift(uri: str, old: Request, new: Request, what: str) -> None:
+    lines = field_diff(old.identity(), new.identity())
+    if lines:
+        raise DriftError(
+            f"{uri}: the output {what}; changed: {'; '.join(lines)}. Choose another --output, or undo the change"
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:24]}…{text[-8:]}"
+
+
+def _provenance() -> dict[str, Any]:
+    versions: dict[str, str] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return {"versions": versions, "platform": platform.platform(), "created": created}

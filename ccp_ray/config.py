@@ -1,0 +1,126 @@
+"""Strict, typed configuration: YAML files, then `--set a.b=value`, checked field by field.
+
+Each stage keeps its frozen `StrictModel` beside the code that reads it. An unknown key is an error that names
+the dotted path and the nearest name; a wrong type names what was expected. Fields under `resources` say how
+a stage runs (workers, threads) and never enter a fingerprint: changing them continues the same work.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ccp_ray.errors import UsageError
+from ccp_ray.storage import read_uri
+
+
+class StrictModel(BaseModel):
+    """Base of every configuration and record: frozen, no unknown keys, no silent conversion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+Model = TypeVar("Model", bound=StrictModel)
+
+
+def load_config(
+    model: type[Model],
+    files: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+) -> Model:
+    """Merge YAML files (paths or URIs), then `a.b=value` overrides, then `values`; later ones win.
+
+    Raises UsageError naming the file or the dotted key, and the nearest valid name.
+    """
+    merged: dict[str, Any] = {}
+    for uri in files:
+        merged = _merge(merged, _read_yaml(uri))
+    for override in overrides:
+        merged = _merge(merged, _parse_override(override))
+    return build_config(model, _merge(merged, dict(values or {})))
+
+
+def build_config(model: type[Model], values: Mapping[str, Any]) -> Model:
+    """Validate `values`. Raises UsageError with one line a problem."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(model, dict(problem)) for problem in error.errors()]
+        raise UsageError("; ".join(dict.fromkeys(lines))) from None
+
+
+def semantic(config: StrictModel) -> dict[str, Any]:
+    """The part of a configuration that decides the result: everything but `resources`, as plain JSON."""
+    return config.model_dump(mode="json", exclude={"resources"})
+
+
+def _read_yaml(uri: str) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(read_uri(uri))
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise UsageError(f"{uri}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise UsageError(f"{uri}: expected keys and values at the top level, found {type(loaded).__name__}")
+    return loaded
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    path, separator, text = override.partition("=")
+    if not separator or not path:
+        raise UsageError(f"--set {override!r}: expected key=value, for example --set pretrain.steps=100")
+    try:
+        value: Any = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {path}: {text!r} is not a YAML value") from None
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return typing.cast("dict[str, Any]", value)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        out[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return out
+
+
+def _explain(model: type[BaseModel], problem: dict[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    path = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        names = _fields_at(model, location[:-1])
+        near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(names))}"
+        return f"{path}: unknown configuration key; {hint}"
+    if problem["type"] == "missing":
+        return f"{path}: required configuration key is missing"
+    found = problem.get("input")
+    return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {found!r}"
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    current: type[BaseModel] | None = model
+    for name in path:
+        field = current.model_fields.get(name) if current else None
+        current = _model_in(field.annotation) if field else None
+    return list(current.model_fields) if current else []
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+        return next(filter(None, map(_model_in, typing.get_args(annotation))), None)
+    return None

@@ -1,0 +1,32 @@
+"""Errors are part of the interface: each names the thing, says what was expected and what to do.
+
+Every error that a user can cause is a `CcpError`; the command line prints it as one line and exits with
+`exit_code`: 2 for wrong usage or configuration, 1 for work that failed. Anything else that escapes is a bug
+and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class CcpError(Exception):
+    """Work failed for a reason that the user can act on."""
+
+    exit_code = 1
+
+
+class UsageError(CcpError):
+    """Wrong usage or configuration; nothing was touched."""
+
+    exit_code = 2
+
+
+class DataError(CcpError):
+    """Input that cannot be used: unreadable, empty, or with too many bad rows."""
+
+
+class StoreError(CcpError):
+    """The store refused, lost or altered something."""
+
+
+class DriftError(UsageError):
+    """An output or input is not what an earlier run recorded."""

@@ -1,0 +1,115 @@
+"""The ledger: which pieces of a plan are committed.
+
+A piece's files are written first, under keys that only this piece uses; its ledger entry (rows, files with
+sha256) is written last and is the commit. A piece without an entry does not exist, whatever files lie there,
+so a killed job loses at most the pieces in flight and computes nothing twice. Where the store settles races
+(`write_if_absent`) the first of two writers wins; elsewhere both write the same bytes under the same keys.
+
+Cost: one small object a piece; knowing what is left is one listing (1,000 keys a request on S3).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from ccp_ray.config import StrictModel
+from ccp_ray.errors import StoreError
+from ccp_ray.storage import Store
+
+_CHUNK = 8 << 20
+
+
+class FileRecord(StrictModel):
+    """One object of an artifact."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Entry(StrictModel):
+    """The commit of one piece: what it holds and what was put aside."""
+
+    rows: int = 0
+    quarantined: int = 0
+    files: list[FileRecord] = Field(default_factory=list)
+    info: dict[str, Any] = Field(default_factory=dict)
+
+
+class Ledger:
+    """Commits of one output, under `folder` in its store."""
+
+    def __init__(self, store: Store, folder: str = "_ledger") -> None:
+        self.store, self.folder = store, folder
+
+    def commit(self, piece: str, entry: Entry) -> bool:
+        """Make the piece exist. False if another writer did so before: its entry stands."""
+        return self.store.write_if_absent(self._key(piece), entry.model_dump_json().encode())
+
+    def committed(self) -> set[str]:
+        """Names of the committed pieces, from one listing."""
+        cut = len(self.folder) + 1
+        names = (info.key[cut:] for info in self.store.list(f"{self.folder}/"))
+        return {name.removesuffix(".json") for name in names if name.endswith(".json")}
+
+    def read(self, piece: str) -> Entry:
+        """The entry of a committed piece. Raises StoreError if it is missing or damaged."""
+        try:
+            return Entry.model_validate_json(self.store.read(self._key(piece)))
+        except FileNotFoundError:
+            raise StoreError(f"{self.store.uri(self._key(piece))}: the piece is not committed") from None
+        except ValueError:
+            raise StoreError(
+                f"{self.store.uri(self._key(piece))}: damaged ledger entry; delete this object and run the job again"
+            ) from None
+
+    def entries(self) -> dict[str, Entry]:
+        """All entries by piece, in name order; read 16 at a time."""
+        names = sorted(self.committed())
+        with ThreadPoolExecutor(16) as pool:
+            return dict(zip(names, pool.map(self.read, names), strict=True))
+
+    def _key(self, piece: str) -> str:
+        return f"{self.folder}/{piece}.json"
+
+
+def put_bytes(store: Store, key: str, data: bytes) -> FileRecord:
+    """Write an object and return its record."""
+    store.write(key, data)
+    return FileRecord(path=key, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def put_file(store: Store, key: str, path: Path) -> FileRecord:
+    """Upload a local file and return its record."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    store.upload(path, key)
+    return FileRecord(path=key, bytes=path.stat().st_size, sha256=digest.hexdigest())
+
+
+def put_folder(store: Store, folder: Path, prefix: str = "") -> list[FileRecord]:
+    """Upload every file below a local folder, in name order."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [put_file(store, f"{prefix}{path.relative_to(folder).as_posix()}", path) for path in paths]
+
+
+def check_file(store: Store, record: FileRecord) -> str | None:
+    """Re-hash an object against its record. Returns what is wrong, or None."""
+    size = store.size(record.path)
+    if size is None:
+        return f"{store.uri(record.path)}: missing"
+    if size != record.bytes:
+        return f"{store.uri(record.path)}: {size} bytes, expected {record.bytes}"
+    digest = hashlib.sha256()
+    for start in range(0, size, _CHUNK):
+        digest.update(store.read(record.path, start, _CHUNK))
+    if digest.hexdigest() != record.sha256:
+        return f"{store.uri(record.path)}: checksum does not match (sha256 {digest.hexdigest()[:12]}…, recorded {record.sha256[:12]}…)"
+    return None

@@ -1,0 +1,57 @@
+"""Run a plan of pieces as Ray Data tasks, exactly once by the ledger.
+
+`work(name, payload)` runs in a task, writes the piece's files and returns its entry; the entry is committed
+in the same task. Pieces that are committed already are not run. Ray retries a task whose worker or node died;
+an exception of `work` itself ends the run with that exception, and what was committed stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ccp_ray import errors
+from ccp_ray.artifact import Output
+from ccp_ray.errors import CcpError
+from ccp_ray.ledger import Entry, Ledger
+from ccp_ray.progress import Meter
+from ccp_ray.storage import open_store
+
+Work = Callable[[str, Any], Entry]
+Check = Callable[[Mapping[str, Entry]], None]
+
+
+def run_pieces(
+    output: Output, stage: str, plan: Mapping[str, Any], work: Work, *, check: Check | None = None, cpus: float = 1
+) -> dict[str, Entry]:
+    """Commit every piece of `plan` (name -> payload) and return the entries in plan order.
+
+    Entries live under `_ledger/<stage>/`. `check` sees the entries so far after each piece and may raise to
+    stop early. `cpus` are reserved for each task.
+    """
+    ledger = Ledger(output.store, f"_ledger/{stage}")
+    done = {name: ledger.read(name) for name in ledger.committed() if name in plan}
+    todo = [{"name": name, "payload": payload} for name, payload in plan.items() if name not in done]
+    if todo:
+        import ray.data
+
+        def task(row: dict[str, Any]) -> dict[str, Any]:
+            try:
+                entry = work(row["name"], row["payload"])
+                Ledger(open_store(output_uri), ledger_folder).commit(row["name"], entry)
+            except CcpError as error:  # carried as data: Ray would wrap it beyond recognition
+                return {"name": row["name"], "entry": "", "error": f"{type(error).__name__}:{error}"}
+            return {"name": row["name"], "entry": entry.model_dump_json(), "error": ""}
+
+        output_uri, ledger_folder = output.uri, ledger.folder
+        dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map(task, num_cpus=cpus)
+        with Meter(stage, total=len(plan), unit="pieces", done=len(done)) as meter:
+            for row in dataset.iter_rows():
+                if row["error"]:
+                    kind, _, message = row["error"].partition(":")
+                    raise getattr(errors, kind)(message)
+                done[row["name"]] = Entry.model_validate_json(row["entry"])
+                meter.update()
+                if check:
+                    check(done)
+    return {name: done[name] for name in plan}

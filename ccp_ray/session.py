@@ -1,0 +1,111 @@
+"""The Ray session a job runs in: a local Ray of its own, or the cluster at an address.
+
+A local Ray starts without a dashboard, demands a token that it makes up itself and ends with the process that
+started it, even if that process is killed. On a cluster that demands a token, set RAY_AUTH_MODE=token and
+RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, as for Ray's own tools.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ccp_ray.errors import CcpError
+
+# Read by Ray when it is imported or when its processes start, so they are set before `import ray`.
+_ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # silences a FutureWarning about CUDA_VISIBLE_DEVICES
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",  # needs the dashboard, which a local Ray does not start
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # ours are shown instead
+    "TOKENIZERS_PARALLELISM": "false",  # forked workers; Ray gives the parallelism
+    "DS_ACCELERATOR_QUIET": "1",
+}
+_PACKAGES = ("ccp_ray", "jobs", "eval")
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator[None]:
+    """Connect to `address`, or start a local Ray with `cpus` CPUs (all); re-entrant.
+
+    Raises CcpError when the cluster cannot be reached or refuses the token.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if address is None and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        options |= {"num_cpus": cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        options |= {"object_store_memory": _object_store_bytes()}
+        os.environ.pop("RAY_ADDRESS", None)  # "no address" means a local Ray, whatever the shell says
+    else:
+        options |= {"runtime_env": {"py_modules": _package_folders(), "env_vars": _worker_environment()}}
+    try:
+        ray.init(address or "local", **options)
+    except Exception as error:
+        where = address or "a local Ray"
+        raise CcpError(f"cannot start or reach Ray at {where}: {_first_line(error)}") from error
+    _quiet()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _quiet() -> None:
+    """Keep Ray's own reports in its log files and off the console: ours say what a person needs."""
+    import ray.data  # configures its loggers when imported, so this comes first
+    import ray.train  # noqa: F401
+
+    for name in ("ray", "ray.data", "ray.train"):
+        logger = logging.getLogger(name)
+        for handler in list(logger.handlers):
+            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+                logger.removeHandler(handler)
+        logger.propagate = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.enable_auto_log_stats = False
+
+
+def cluster_cpus() -> int:
+    """CPUs that Ray may schedule on, over all nodes."""
+    import ray
+
+    return int(ray.cluster_resources().get("CPU", 1))
+
+
+def _worker_environment() -> dict[str, str]:
+    """What workers elsewhere need to know; never a credential: nodes have their own chain."""
+    names = [*_ENVIRONMENT, "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"]
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _package_folders() -> list[str]:
+    top = Path(__file__).resolve().parent.parent
+    return [str(top / name) for name in _PACKAGES if (top / name).is_dir()]
+
+
+def _object_store_bytes() -> int:
+    import psutil
+
+    return int(min(2 << 30, 0.2 * psutil.virtual_memory().available))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
