@@ -24,7 +24,7 @@ from ccp_ray.errors import StoreError
 from ccp_ray.storage import ObjectInfo, Store
 
 if TYPE_CHECKING:
-    from types_boto3_s3 import S3Client
+    from mypy_boto3_s3 import S3Client
 
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _HINTS = {
