@@ -1,0 +1,43 @@
+# Every target sets up what it needs: .venv with pinned packages, once.
+PYTHON ?=
+ARGS ?=
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test lint format types bench lock clean clean-venv
+
+help: ## list the targets
+	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
+
+setup: ## make .venv and install the pinned packages, if that is not done
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh
+
+quickstart: setup ## the whole pipeline on generated languages; report in runs/quickstart
+	@$(BIN)/ccp-ray pipeline --config jobs/recipes/quickstart.yaml --output runs/quickstart $(ARGS)
+
+test: setup ## all tests; ARGS='-k name' for some
+	@$(BIN)/pytest $(ARGS)
+
+lint: setup ## ruff: rules and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: setup ## ruff: apply fixes and formatting
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: setup ## mypy, strict
+	@$(BIN)/mypy
+
+bench: setup ## stage by stage speed and memory; JSON results by machine
+	@$(BIN)/python -m jobs.bench $(ARGS)
+
+lock: setup ## renew constraints.txt; ARGS=--upgrade to move the pins
+	@sh scripts/lock.sh $(ARGS)
+
+clean: ## remove caches and build leftovers (runs/ and .venv stay)
+	@rm -rf build .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+
+clean-venv: ## remove .venv
+	@rm -rf .venv
