@@ -12,6 +12,7 @@ content, but not times, versions, places or resources: an interrupted run and an
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
@@ -107,7 +108,9 @@ class Output:
         """Leave the store as it was, if this run started the output: for input that can never succeed."""
         if self.fresh:
             for info in list(self.store.list()):
-                self.store.delete(info.key)
+                if info.key != JOB:
+                    self.store.delete(info.key)
+            self.store.delete(JOB)  # last: killed before this, the rest is still known as this job's
 
 
 def open_output(uri: str, request: Request) -> Output | Artifact:
@@ -128,7 +131,10 @@ def open_output(uri: str, request: Request) -> Output | Artifact:
             raise UsageError(f"{uri}: the output folder holds other files ({stranger.key}); choose an empty --output")
         fresh = store.write_if_absent(JOB, request.model_dump_json(indent=1).encode())
     if not fresh:
-        started = Request.model_validate_json(store.read(JOB))
+        try:
+            started = Request.model_validate_json(store.read(JOB))
+        except ValueError:
+            raise DataError(f"{store.uri(JOB)}: not written by this program, or damaged; remove the folder") from None
         _refuse_drift(uri, started, request, "holds another unfinished job")
     return Output(store, request, fresh)
 
@@ -194,9 +200,7 @@ def _short(value: Any) -> str:
 def _provenance() -> dict[str, Any]:
     versions: dict[str, str] = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     return {"versions": versions, "platform": platform.platform(), "created": created}

@@ -8,6 +8,7 @@ a stage runs (workers, threads) and never enter a fingerprint: changing them con
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -63,7 +64,7 @@ def semantic(config: StrictModel) -> dict[str, Any]:
 
 def _read_yaml(uri: str) -> dict[str, Any]:
     try:
-        loaded = yaml.safe_load(read_uri(uri))
+        loaded = parse_yaml(read_uri(uri))
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
@@ -77,15 +78,41 @@ def _read_yaml(uri: str) -> dict[str, Any]:
 
 def _parse_override(override: str) -> dict[str, Any]:
     path, separator, text = override.partition("=")
-    if not separator or not path:
+    if not separator or not all(path.split(".")):
         raise UsageError(f"--set {override!r}: expected key=value, for example --set pretrain.steps=100")
     try:
-        value: Any = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError:
         raise UsageError(f"--set {path}: {text!r} is not a YAML value") from None
     for key in reversed(path.split(".")):
         value = {key: value}
     return typing.cast("dict[str, Any]", value)
+
+
+def parse_yaml(text: str | bytes) -> Any:
+    """Plain YAML, with YAML 1.2's reading of three things that 1.1 gets wrong for us. Raises yaml.YAMLError."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+
+
+class _Loader(yaml.SafeLoader):
+    """`no` is Norwegian and not false, `2e-5` is a number and not a string, a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        for name, (key, _) in zip(names, node.value, strict=True):
+            if names.count(name) > 1 and name != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"key {name!r} stands twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":bool", ":float"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_BOOL = re.compile(r"(true|True|TRUE|false|False|FALSE)$")
+_FLOAT = re.compile(r"[-+]?(\.\d+|\d+\.\d*|\d+(?=[eE]))([eE][-+]?\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", _BOOL, list("tTfF"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -114,13 +141,14 @@ def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
     current: type[BaseModel] | None = model
     for name in path:
         field = current.model_fields.get(name) if current else None
-        current = _model_in(field.annotation) if field else None
+        if field is not None:  # an index or a mapping's key stands between fields, and leads to the same model
+            current = _model_in(field.annotation)
     return list(current.model_fields) if current else []
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated, list, tuple, dict):
         return next(filter(None, map(_model_in, typing.get_args(annotation))), None)
     return None

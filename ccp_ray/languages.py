@@ -28,8 +28,8 @@ from ccp_ray.config import StrictModel
 
 # ISO 639-2 reserves qaa..qtz for local use: a generated language can never be mistaken for a real one.
 _CODES = [f"q{a}{b}" for a in "abcdefghijklmnopqrst" for b in "abcdefghijklmnopqrstuvwxyz"]
-_CONSONANTS = list("bcdfghjklmnprstvz") + ["ch", "sh", "th", "br", "kr", "pl", "st"]
-_VOWELS = list("aeiou") + ["ai", "ei", "ou"]
+_CONSONANTS = [*"bcdfghjklmnprstvz", "ch", "sh", "th", "br", "kr", "pl", "st"]
+_VOWELS = [*"aeiou", "ai", "ei", "ou"]
 _WORD_ORDERS = ("svo", "sov", "vso", "osv")
 
 

@@ -11,6 +11,7 @@ Cost: one small object a piece; knowing what is left is one listing (1,000 keys 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -68,11 +69,15 @@ class Ledger:
                 f"{self.store.uri(self._key(piece))}: damaged ledger entry; delete this object and run the job again"
             ) from None
 
-    def entries(self) -> dict[str, Entry]:
-        """All entries by piece, in name order; read 16 at a time."""
-        names = sorted(self.committed())
+    def entries(self, among: Container[str] | None = None) -> dict[str, Entry]:
+        """The entries by piece (only those `among` these names), in name order; read 16 at a time."""
+        names = sorted(name for name in self.committed() if among is None or name in among)
         with ThreadPoolExecutor(16) as pool:
             return dict(zip(names, pool.map(self.read, names), strict=True))
+
+    def retract(self, piece: str) -> None:
+        """Undo a commit; the piece's files are the caller's to delete, afterwards."""
+        self.store.delete(self._key(piece))
 
     def _key(self, piece: str) -> str:
         return f"{self.folder}/{piece}.json"
@@ -111,5 +116,6 @@ def check_file(store: Store, record: FileRecord) -> str | None:
     for start in range(0, size, _CHUNK):
         digest.update(store.read(record.path, start, _CHUNK))
     if digest.hexdigest() != record.sha256:
-        return f"{store.uri(record.path)}: checksum does not match (sha256 {digest.hexdigest()[:12]}…, recorded {record.sha256[:12]}…)"
+        found, recorded = digest.hexdigest()[:12], record.sha256[:12]
+        return f"{store.uri(record.path)}: checksum does not match (sha256 {found}…, recorded {recorded}…)"
     return None

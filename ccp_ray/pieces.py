@@ -30,7 +30,7 @@ def run_pieces(
     stop early. `cpus` are reserved for each task.
     """
     ledger = Ledger(output.store, f"_ledger/{stage}")
-    done = {name: ledger.read(name) for name in ledger.committed() if name in plan}
+    done = ledger.entries(among=plan)
     todo = [{"name": name, "payload": payload} for name, payload in plan.items() if name not in done]
     if todo:
         import ray.data
@@ -38,7 +38,9 @@ def run_pieces(
         def task(row: dict[str, Any]) -> dict[str, Any]:
             try:
                 entry = work(row["name"], row["payload"])
-                Ledger(open_store(output_uri), ledger_folder).commit(row["name"], entry)
+                commits = Ledger(open_store(output_uri), ledger_folder)
+                if not commits.commit(row["name"], entry):
+                    entry = commits.read(row["name"])  # another writer was first: its entry stands
             except CcpError as error:  # carried as data: Ray would wrap it beyond recognition
                 return {"name": row["name"], "entry": "", "error": f"{type(error).__name__}:{error}"}
             return {"name": row["name"], "entry": entry.model_dump_json(), "error": ""}
@@ -49,7 +51,7 @@ def run_pieces(
             for row in dataset.iter_rows():
                 if row["error"]:
                     kind, _, message = row["error"].partition(":")
-                    raise getattr(errors, kind)(message)
+                    raise getattr(errors, kind, CcpError)(message)
                 done[row["name"]] = Entry.model_validate_json(row["entry"])
                 meter.update()
                 if check:

@@ -69,7 +69,7 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
 def _quiet() -> None:
     """Keep Ray's own reports in its log files and off the console: ours say what a person needs."""
     import ray.data  # configures its loggers when imported, so this comes first
-    import ray.train  # noqa: F401
+    import ray.train
 
     for name in ("ray", "ray.data", "ray.train"):
         logger = logging.getLogger(name)

@@ -10,21 +10,21 @@ Credentials come from the standard AWS chain (environment, profile, instance rol
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fnmatch
 import hashlib
 import os
 import shutil
-import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote
 
 from ccp_ray.errors import StoreError, UsageError
 
-_TEMPORARY = ".ccp-tmp-"
+TEMPORARY = ".ccp-tmp-"  # names that start so are never listed: writes in flight and probes
 
 
 class ObjectInfo(NamedTuple):
@@ -97,59 +97,56 @@ class LocalStore(Store):
             return file.read() if length is None else file.read(length)
 
     def write(self, key: str, data: bytes) -> None:
-        with self._explained("write", key):
-            os.replace(self._temporary(key, data), self._file(key))
+        with self._explained("write", key), self._temporary(key) as temporary:
+            _write_synced(temporary, data)
+            temporary.replace(self._file(key))
 
     def write_if_absent(self, key: str, data: bytes) -> bool:
-        with self._explained("write", key):
-            temporary = self._temporary(key, data)
+        with self._explained("write", key), self._temporary(key) as temporary:
+            _write_synced(temporary, data)
             try:
                 os.link(temporary, self._file(key))
-                return True
             except FileExistsError:
                 return False
-            finally:
-                temporary.unlink()
+            return True
 
     def upload(self, path: Path, key: str) -> None:
-        with self._explained("write", key):
-            target = self._file(key)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.parent / f"{_TEMPORARY}{os.getpid()}-{os.urandom(4).hex()}"
-            try:
-                shutil.copyfile(path, temporary)
-                os.replace(temporary, target)
-            finally:
-                temporary.unlink(missing_ok=True)
+        with self._explained("write", key), self._temporary(key) as temporary:
+            shutil.copyfile(path, temporary)
+            _sync(temporary)
+            temporary.replace(self._file(key))
 
     def download(self, key: str, path: Path) -> None:
         with self._explained("read", key):
             LocalStore(path.parent).upload(self._file(key), path.name)
 
-    def local_path(self, key: str, cache: Path) -> Path:
+    def local_path(self, key: str, cache: Path) -> Path:  # noqa: ARG002
         return self._file(key)
 
     def size(self, key: str) -> int | None:
         file = self._file(key)
-        return file.stat().st_size if file.is_file() else None
+        with self._explained("read", key):
+            return file.stat().st_size if file.is_file() else None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        start = self.path / prefix.rpartition("/")[0]
-        for folder, folders, files in os.walk(start):
-            folders.sort()
-            for name in sorted(files):
-                path = Path(folder, name)
-                key = path.relative_to(self.path).as_posix()
-                if key.startswith(prefix) and not name.startswith(_TEMPORARY):
-                    yield ObjectInfo(key, path.stat().st_size)
+        folder = prefix.rpartition("/")[0]
+        start = self._file(folder)
+        with self._explained("list", folder):
+            if start.is_dir():
+                found = _walk(start, f"{folder}/" if folder else "", frozenset())
+                yield from (info for info in found if info.key.startswith(prefix))
 
     def delete(self, key: str) -> None:
         file = self._file(key)
-        file.unlink(missing_ok=True)
-        parent = file.parent
-        while parent != self.path.parent and parent.is_dir() and not any(parent.iterdir()):
-            parent.rmdir()
-            parent = parent.parent
+        with self._explained("delete", key):
+            file.unlink(missing_ok=True)
+        for parent in file.parents:  # an empty folder is not an object; another writer's file in it stops the removal
+            if parent == self.path.parent:
+                break
+            try:
+                parent.rmdir()
+            except OSError:
+                break
 
     def conditional_writes(self) -> bool:
         return True
@@ -159,19 +156,16 @@ class LocalStore(Store):
             raise StoreError(f"{key!r}: a key must stay below {self.root}")
         return self.path / key
 
-    def _temporary(self, key: str, data: bytes) -> Path:
+    @contextlib.contextmanager
+    def _temporary(self, key: str) -> Iterator[Path]:
+        """A name beside the object that is gone at the end, however that comes."""
         folder = self._file(key).parent
         folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=folder)
+        temporary = folder / f"{TEMPORARY}{os.getpid()}-{os.urandom(8).hex()}"
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            os.unlink(name)
-            raise
-        return Path(name)
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _explained(self, verb: str, key: str) -> _Explained:
         return _Explained(verb, self.uri(key))
@@ -184,8 +178,12 @@ class _Explained:
         errno.ENOSPC: "the disk is full; free space and run again, finished work is kept",
         errno.EDQUOT: "the disk quota is used up; free space and run again, finished work is kept",
         errno.EACCES: "permission denied; check the owner and mode of the folder",
+        errno.EPERM: "not permitted; check the owner of the folder, and that its file system has hard links",
         errno.EROFS: "the file system is read-only; choose another --output",
         errno.ENOTDIR: "a part of the path is a file, not a folder",
+        errno.EEXIST: "a part of the path is a file, not a folder",
+        errno.EISDIR: "it is a folder, expected a file",
+        errno.EFBIG: "the file would exceed the size limit of this process or file system",
     }
 
     def __init__(self, verb: str, uri: str) -> None:
@@ -200,22 +198,59 @@ class _Explained:
             raise StoreError(f"cannot {self.verb} {self.uri}: {hint}") from error
 
 
+def _write_synced(path: Path, data: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    """Force the bytes to the disk: after a power cut a renamed file must not be an empty one."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _walk(folder: Path, prefix: str, above: frozenset[str]) -> Iterator[ObjectInfo]:
+    """Files below a folder in key order. Links are followed; one that leads back up or nowhere is an error."""
+    real = os.path.realpath(folder)
+    if real in above:
+        raise StoreError(f"{folder}: a symbolic link leads back to a folder above it; remove the link")
+    with os.scandir(folder) as found:
+        entries = [(entry.name + ("/" if entry.is_dir() else ""), entry) for entry in found]
+    for name, entry in sorted(entries, key=lambda pair: pair[0]):
+        if name.endswith("/"):
+            yield from _walk(Path(entry.path), prefix + name, above | {real})
+        elif not name.startswith(TEMPORARY):
+            try:
+                yield ObjectInfo(prefix + name, entry.stat().st_size)
+            except FileNotFoundError:  # deleted since the folder was read, or a link to nothing
+                if entry.is_symlink():
+                    raise StoreError(f"{entry.path}: a symbolic link to nothing; remove it") from None
+
+
 def open_store(uri: str) -> Store:
     """The store rooted at a path, `file://` or `s3://` URI. Raises UsageError for another scheme."""
-    parsed = urlparse(uri)
-    if parsed.scheme == "s3":
-        from ccp_ray.storage_s3 import S3Store  # botocore takes 0.3 s to import; local runs do without
-
-        if not parsed.netloc:
-            raise UsageError(f"{uri}: expected s3://bucket/prefix")
-        return S3Store(parsed.netloc, parsed.path.strip("/"))
-    if parsed.scheme == "file":
-        return LocalStore(Path(unquote(parsed.path)))
-    if "://" in uri:
-        raise UsageError(f"{uri}: unknown scheme {parsed.scheme!r}; use a local path, file:// or s3://")
+    scheme, separator, rest = uri.partition("://")
     if not uri:
         raise UsageError("an empty string is not a URI; use a local path, file:// or s3://")
-    return LocalStore(Path(uri))
+    if not separator:
+        return LocalStore(Path(uri))
+    if scheme == "file":
+        return LocalStore(Path(unquote(rest) or "/"))
+    if scheme != "s3":
+        raise UsageError(f"{uri}: unknown scheme {scheme!r}; use a local path, file:// or s3://")
+    bucket, _, prefix = rest.partition("/")
+    if not bucket:
+        raise UsageError(f"{uri}: expected s3://bucket/prefix")
+    if ".." in prefix.split("/"):
+        raise UsageError(f"{uri}: an s3:// URI may not contain '..'")
+    from ccp_ray.storage_s3 import S3Store  # botocore takes 0.3 s to import; local runs do without
+
+    return S3Store(bucket, prefix.strip("/"))
 
 
 def absolute_uri(uri: str) -> str:
@@ -225,10 +260,11 @@ def absolute_uri(uri: str) -> str:
 
 def split_uri(uri: str) -> tuple[Store, str]:
     """The store of the folder that holds an object, and the object's key."""
-    head, _, name = uri.rstrip("/").rpartition("/")
-    if uri.startswith("s3://") and head in ("s3:", "s3:/"):
+    scheme, separator, rest = uri.rpartition("://")
+    head, slash, name = rest.rstrip("/").rpartition("/")
+    if scheme == "s3" and not head:
         raise UsageError(f"{uri}: expected s3://bucket/key")
-    return open_store(head or ("/" if uri.startswith("/") else ".")), name
+    return open_store(f"{scheme}{separator}{head or slash or '.'}"), unquote(name) if scheme == "file" else name
 
 
 def read_uri(uri: str) -> bytes:
@@ -245,18 +281,41 @@ def read_uri(uri: str) -> bytes:
 
 
 def expand(uri: str) -> list[str]:
-    """The objects that a file, folder or glob (`*`, `?`, `[`) names, as URIs in order; empty if none."""
-    if not any(mark in uri for mark in "*?["):
+    """The objects that a file, folder or glob names, as URIs in key order; empty if none.
+
+    `*`, `?` and `[` match within one part of the path, `**` any number of parts; a folder stands for all that
+    lies in it. Names that start with `.` or `_` are left out unless they are named.
+    """
+    is_bucket = uri.startswith("s3://") and "/" not in uri[5:].rstrip("/")
+    if not is_bucket:
         store, key = split_uri(uri)
         if store.size(key) is not None:
             return [store.uri(key)]
+    parts = uri.split("/")
+    plain = next((i for i, part in enumerate(parts) if _is_pattern(part)), len(parts))
+    if plain == len(parts):
         folder = open_store(uri)
-        return [folder.uri(info.key) for info in folder.list() if not _hidden(info.key)]
-    fixed = uri[: min(uri.find(mark) for mark in "*?[" if mark in uri)].rpartition("/")[0]
-    store = open_store(fixed or ("/" if uri.startswith("/") else "."))
-    pattern = uri[len(fixed) :].lstrip("/")
-    return [store.uri(info.key) for info in store.list() if fnmatch.fnmatchcase(info.key, pattern)]
+        return [folder.uri(info.key) for info in folder.list() if not _hidden(info.key.split("/"))]
+    store = open_store("/".join(parts[:plain]) or ("/" if uri.startswith("/") else "."))
+    pattern = [part for part in parts[plain:] if part]
+    return [store.uri(info.key) for info in store.list() if _matches(info.key.split("/"), pattern)]
 
 
-def _hidden(key: str) -> bool:
-    return any(part.startswith((".", "_")) for part in key.split("/"))
+def _is_pattern(part: str) -> bool:
+    return any(mark in part for mark in "*?[")
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the path, or a folder above it, matches the pattern part by part."""
+    if not pattern:
+        return not _hidden(parts)
+    if pattern[0] == "**":
+        inner = (i for i in range(len(parts) + 1) if not _hidden(parts[:i]))
+        return any(_matches(parts[i:], pattern[1:]) for i in inner)
+    if not parts or not fnmatch.fnmatchcase(parts[0], pattern[0]):
+        return False
+    return (pattern[0][0] in "._" or not _hidden(parts[:1])) and _matches(parts[1:], pattern[1:])
+
+
+def _hidden(parts: Sequence[str]) -> bool:
+    return any(part.startswith((".", "_")) for part in parts)
