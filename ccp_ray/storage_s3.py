@@ -191,7 +191,7 @@ class S3Store(Store):
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         cut = len(self.prefix) + 1 if self.prefix else 0
-        full = f"{self.prefix}/{prefix}".lstrip("/")
+        full = self._key(prefix)
         with self._explained("list", prefix):
             for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=full):
                 for item in page.get("Contents", []):

