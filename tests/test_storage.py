@@ -253,7 +253,7 @@ def test_links_are_followed_and_bad_ones_named(tmp_path):
         keys(store)
 
 
-class Cut(RuntimeError):
+class CutError(RuntimeError):
     pass
 
 
@@ -264,11 +264,11 @@ def test_a_failure_before_the_end_leaves_no_local_object(tmp_path, monkeypatch, 
     store.write("x", b"old")
 
     def cut(*_):
-        raise Cut
+        raise CutError
 
     monkeypatch.setattr(os, "fsync", cut)
     argument = {"upload": (tmp_path / "data", "y")}.get(action, ("y", b"new"))
-    with pytest.raises(Cut):
+    with pytest.raises(CutError):
         getattr(store, action)(*argument)
     assert os.listdir(tmp_path / "store") == ["x"]
 
@@ -279,11 +279,11 @@ def test_a_failed_multipart_upload_leaves_nothing(s3_bucket: Bucket, tmp_path):
 
     def cut(params, **_):
         if params["PartNumber"] == 2:
-            raise Cut
+            raise CutError
 
     store.client.meta.events.register("before-parameter-build.s3.UploadPart", cut)
     try:
-        with pytest.raises(Cut):
+        with pytest.raises(CutError):
             store.upload(tmp_path / "big", "big")
     finally:
         store.client.meta.events.unregister("before-parameter-build.s3.UploadPart", cut)
@@ -421,7 +421,7 @@ def test_wrong_credentials_are_said_and_never_shown(rclone_bucket: Bucket, tmp_p
             action()
         shown += traceback.format_exception(caught.value)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "CCPRAYUNKNOWNKEY0001")
-    with pytest.raises(StoreError, match="credentials|access key") as caught:
+    with pytest.raises(StoreError, match=r"credentials|access key") as caught:
         store.write("x", b"1")
     shown += traceback.format_exception(caught.value)
     text = "".join(shown) + caplog.text
