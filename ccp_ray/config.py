@@ -68,7 +68,8 @@ def _read_yaml(uri: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
-        raise UsageError(f"{uri}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+        problem = " ".join(str(getattr(error, "problem", error)).split())
+        raise UsageError(f"{uri}{line}: not valid YAML ({problem})") from None
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
@@ -98,10 +99,12 @@ class _Loader(yaml.SafeLoader):
     """`no` is Norwegian and not false, `2e-5` is a number and not a string, a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value]
-        for name, (key, _) in zip(names, node.value, strict=True):
-            if names.count(name) > 1 and name != "<<":
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen and name != "<<":
                 raise yaml.constructor.ConstructorError(None, None, f"key {name!r} stands twice", key.start_mark)
+            seen.add(name)
         return super().construct_mapping(node, deep)
 
 
