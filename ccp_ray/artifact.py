@@ -89,7 +89,8 @@ class Output:
     ) -> Artifact:
         """Write the manifest: from now on the artifact exists."""
         ordered = sorted(files, key=lambda record: record.path)
-        content = self.request.identity() | {"files": {record.path: record.sha256 for record in ordered}}
+        hashes = {record.path: record.sha256 for record in ordered if not record.measured}
+        content = self.request.identity() | {"files": hashes}
         artifact = Artifact(
             kind=self.request.kind,
             config=self.request.config,

@@ -30,3 +30,18 @@ class StoreError(CcpError):
 
 class DriftError(UsageError):
     """An output or input is not what an earlier run recorded."""
+
+
+def carry(error: CcpError) -> str:
+    """An error as text that crosses a Ray task's boundary as data; Ray would wrap the exception beyond recognition."""
+    return f"{type(error).__name__}:{error}"
+
+
+def raise_carried(text: str) -> None:
+    """Raise what `carry` wrote; nothing for an empty text."""
+    if text:
+        kind, _, message = text.partition(":")
+        known: dict[str, type[CcpError]] = {
+            c.__name__: c for c in (CcpError, UsageError, DataError, StoreError, DriftError)
+        }
+        raise known[kind](message)

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ccp_ray import errors
 from ccp_ray.artifact import Output
-from ccp_ray.errors import CcpError
+from ccp_ray.errors import CcpError, carry, raise_carried
 from ccp_ray.ledger import Entry, Ledger
 from ccp_ray.progress import Meter
 from ccp_ray.storage import open_store
@@ -41,17 +40,15 @@ def run_pieces(
                 commits = Ledger(open_store(output_uri), ledger_folder)
                 if not commits.commit(row["name"], entry):
                     entry = commits.read(row["name"])  # another writer was first: its entry stands
-            except CcpError as error:  # carried as data: Ray would wrap it beyond recognition
-                return {"name": row["name"], "entry": "", "error": f"{type(error).__name__}:{error}"}
+            except CcpError as error:
+                return {"name": row["name"], "entry": "", "error": carry(error)}
             return {"name": row["name"], "entry": entry.model_dump_json(), "error": ""}
 
         output_uri, ledger_folder = output.uri, ledger.folder
         dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map(task, num_cpus=cpus)
         with Meter(stage, total=len(plan), unit="pieces", done=len(done)) as meter:
             for row in dataset.iter_rows():
-                if row["error"]:
-                    kind, _, message = row["error"].partition(":")
-                    raise getattr(errors, kind, CcpError)(message)
+                raise_carried(row["error"])
                 done[row["name"]] = Entry.model_validate_json(row["entry"])
                 meter.update()
                 if check:

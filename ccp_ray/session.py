@@ -83,6 +83,11 @@ def _quiet() -> None:
     context.enable_auto_log_stats = False
 
 
+def machine_cpus() -> int:
+    """CPUs that this process may use: what a local Ray will have."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cluster_cpus() -> int:
     """CPUs that Ray may schedule on, over all nodes."""
     import ray

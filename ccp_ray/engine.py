@@ -1,0 +1,97 @@
+"""DeepSpeed from our configuration: engine, optimiser groups and learning rates.
+
+A group is DeepSpeed's micro-batch and a rank's groups are its accumulation steps, so its gradient is the mean over
+all groups of all ranks, at any world size. The learning rate is a function of the step, set before each step:
+no scheduler state to save.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from typing import Any
+
+import torch
+
+from ccp_ray.objective import CcpModel
+from ccp_ray.pretrain_config import DeepSpeedConfig, OptimizerConfig, PretrainConfig
+
+
+def deepspeed_settings(config: PretrainConfig, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's configuration. https://www.deepspeed.ai/docs/config-json/"""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": config.groups_per_step // world_size,
+        "zero_optimization": {"stage": config.deepspeed.zero_stage},
+        "bf16": {"enabled": config.deepspeed.precision == "bf16"},
+        "gradient_clipping": config.optimizer.clip,
+        "steps_per_print": 1 << 30,
+        "wall_clock_breakdown": False,
+    }
+
+
+def start_engine(model: CcpModel, config: PretrainConfig, world_size: int) -> Any:
+    """The DeepSpeed engine around the model, on the process group that Ray Train set up."""
+    import deepspeed
+    import deepspeed.ops
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    _choose_communication(deepspeed.ops.__compatible_ops__, config.deepspeed)
+    # DeepSpeed steps torch's AdamW under every ZeRO stage; its fused CPU Adam would need a compiler.
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, config.optimizer.weight_decay),
+        lr=config.optimizer.lr,
+        betas=config.optimizer.betas,
+        eps=config.optimizer.eps,
+    )
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_settings(config, world_size))
+    return engine
+
+
+def parameter_groups(model: CcpModel, weight_decay: float) -> list[dict[str, Any]]:
+    """Encoder and head apart (each has its learning rate); no decay on biases and norms."""
+    groups: dict[tuple[str, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if "pooler." in name:  # transformers adds it to some encoders; nothing here uses it
+            parameter.requires_grad_(False)
+        if parameter.requires_grad:
+            part = "head" if name.startswith("head.") else "encoder"
+            groups.setdefault((part, parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay if decays else 0.0, "part": part}
+        for (part, decays), parameters in groups.items()
+    ]
+
+
+def learning_rates(config: OptimizerConfig, steps: int, step: int) -> dict[str, float]:
+    """Rates of the encoder and of the head at a step (0-based)."""
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    span = max(1, steps - config.warmup_steps)
+    factor = warm * min(1.0, max(0.0, (steps - step) / span))
+    encoder = 0.0 if step < config.head_only_steps else config.lr * factor
+    return {"encoder": encoder, "head": (config.head_lr or config.lr) * factor}
+
+
+def set_learning_rates(engine: Any, rates: dict[str, float]) -> None:
+    """Write the rates into the optimiser's groups."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rates[group["part"]]
+
+
+def communication_note(config: DeepSpeedConfig) -> str:
+    """How ranks on CPUs will talk, in words for the log."""
+    if not config.shared_memory:
+        return "gloo"
+    if _has_compiler():
+        return "gloo and DeepSpeed's shared-memory extension"
+    return "gloo (DeepSpeed's shared-memory extension is not built: no C++ compiler)"
+
+
+def _choose_communication(compatible: dict[str, bool], config: DeepSpeedConfig) -> None:
+    # DeepSpeed compiles this extension at start whenever the entry is true, and fails where there is no compiler.
+    if not (config.shared_memory and _has_compiler()):
+        compatible["deepspeed_shm_comm"] = False
+
+
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in ("c++", "g++", "clang++"))

@@ -1,0 +1,78 @@
+"""Projection head with asymmetric batch normalisation; thrown away after pretraining.
+
+Linear, BatchNorm, ReLU, Linear, L2-norm. If both sides of a pair were normalised with the same batch's statistics,
+the pair could be matched through them (leakage). So in each group one side uses the batch's statistics and the
+other the running mean and variance, and the roles swap from group to group (Wu et al., IJCAI 2022, section 3).
+
+Running statistics are fp32 and live outside the module: they change once a step, from all groups of all ranks, so
+they are the same at any world size, and DeepSpeed's casts cannot touch them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+_EPSILON = 1e-5
+
+
+class Statistics(NamedTuple):
+    """Mean and biased variance of each feature, fp32 [D]."""
+
+    mean_D: torch.Tensor
+    variance_D: torch.Tensor
+
+
+class RunningStatistics:
+    """Exponential averages of the batch statistics, corrected for their start at zero as in Adam."""
+
+    def __init__(self, dimensions: int, momentum: float, device: torch.device) -> None:
+        self.momentum = momentum
+        self.sums_2D = torch.zeros(2, dimensions, device=device)
+        self.weight = torch.zeros((), device=device)
+
+    def current(self) -> Statistics | None:
+        """The averages; None before the first update."""
+        if not bool(self.weight > 0):
+            return None
+        mean_D, variance_D = self.sums_2D / self.weight
+        return Statistics(mean_D, variance_D)
+
+    def update(self, groups_G2D: torch.Tensor) -> None:
+        """Move towards the mean of all groups' statistics. groups_G2D: (mean, variance) of each group of the step."""
+        self.sums_2D.lerp_(groups_G2D.mean(0), self.momentum)
+        self.weight.lerp_(torch.ones_like(self.weight), self.momentum)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"running.sums": self.sums_2D, "running.weight": self.weight}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        self.sums_2D.copy_(state["running.sums"])
+        self.weight.copy_(state["running.weight"])
+
+
+class ProjectionHead(nn.Module):
+    """Encoder vectors [N, H] to unit projections [N, D]."""
+
+    def __init__(self, hidden: int, dimensions: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(hidden, dimensions, bias=False)  # batch norm's shift makes a bias idle
+        self.scale = nn.Parameter(torch.ones(dimensions))
+        self.shift = nn.Parameter(torch.zeros(dimensions))
+        self.outer = nn.Linear(dimensions, dimensions)
+
+    def forward(self, vectors_NH: torch.Tensor, fixed: Statistics | None) -> tuple[torch.Tensor, Statistics]:
+        """Project with the statistics `fixed`, or with the batch's own (None).
+
+        Returns unit vectors fp32 [N, D] and the batch's statistics, detached.
+        """
+        inner_ND = self.inner(vectors_NH).float()
+        own = Statistics(inner_ND.mean(0), inner_ND.var(0, unbiased=False))
+        mean_D, variance_D = own if fixed is None else fixed
+        normal_ND = (inner_ND - mean_D) * torch.rsqrt(variance_D + _EPSILON)
+        scaled_ND = normal_ND * self.scale.float() + self.shift.float()
+        out_ND = self.outer(torch.relu(scaled_ND).to(vectors_NH.dtype)).float()
+        unit_ND = nn.functional.normalize(out_ND, dim=1)
+        return unit_ND, Statistics(own.mean_D.detach(), own.variance_D.detach())

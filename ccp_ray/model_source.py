@@ -1,0 +1,132 @@
+"""Where a model folder comes from, and what it is.
+
+A source is a local folder, `s3://bucket/folder` (an artifact or any Hugging Face folder), a name on the
+Hugging Face hub, or `package://module/folder` for weights that ship inside an installed Python package. All become a local
+folder with `config.json`, safetensors weights and a tokenizer. Pickled weights are refused: reading one runs
+whatever code its author put there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import tempfile
+from pathlib import Path
+
+from ccp_ray.artifact import InputRef, find_artifact
+from ccp_ray.errors import UsageError
+from ccp_ray.storage import absolute_uri, open_store
+
+_SKIPPED = ("artifact.json", "_", ".")
+
+
+def cache_folder() -> Path:
+    """Where copies of remote objects live on this node: CCP_RAY_CACHE, or a folder of the user's in the temporary one."""
+    default = Path(tempfile.gettempdir()) / f"ccp-ray-cache-{os.getuid()}"
+    folder = Path(os.environ.get("CCP_RAY_CACHE", default))
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise UsageError(f"{folder}: the cache folder belongs to another user; set CCP_RAY_CACHE to one of yours")
+    return folder
+
+
+def local_model(source: str) -> Path:
+    """A local folder with the model. Raises UsageError that says what is missing and what a source can be."""
+    if source.startswith("package://"):
+        folder = _package_folder(source)
+    elif source.startswith("s3://"):
+        folder = _fetch(source)
+    elif Path(source).expanduser().is_dir():
+        folder = Path(source).expanduser().absolute()
+    elif source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise UsageError(f"{source}: no such model folder")
+    else:
+        folder = _hub_snapshot(source)
+    _check(source, folder)
+    return folder
+
+
+def model_reference(role: str, source: str) -> InputRef:
+    """The model as an input: an artifact's fingerprint, or the digest of every file of the folder."""
+    portable = source if source.startswith("package://") or "://" in source else _portable(source)
+    artifact = find_artifact(source) if not source.startswith("package://") and _is_store(source) else None
+    if artifact is not None:
+        return InputRef(role=role, uri=portable, fingerprint=artifact.fingerprint)
+    folder = local_model(source)
+    digest = hashlib.sha256()
+    for path in _model_files(folder):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + _file_digest(path))
+    return InputRef(role=role, uri=portable, fingerprint=digest.hexdigest())
+
+
+def _is_store(source: str) -> bool:
+    return source.startswith(("s3://", "file://")) or Path(source).expanduser().is_dir()
+
+
+def _portable(source: str) -> str:
+    return absolute_uri(source) if Path(source).expanduser().is_dir() else source
+
+
+def _package_folder(source: str) -> Path:
+    module, _, inner = source.removeprefix("package://").partition("/")
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise UsageError(
+            f"{source}: the Python package {module!r} is not installed (the extra [dev] has the small ones)"
+        )
+    return Path(spec.origin).parent / inner
+
+
+def _fetch(source: str) -> Path:
+    store = open_store(source)
+    infos = [info for info in store.list() if not info.key.startswith(_SKIPPED)]
+    if not infos:
+        raise UsageError(f"{source}: no such model folder")
+    state = hashlib.sha256(repr((source, infos)).encode())
+    artifact = find_artifact(source)
+    if artifact is not None:
+        state.update(artifact.fingerprint.encode())
+        infos = [info for info in infos if info.key in {record.path for record in artifact.files}]
+    folder = cache_folder() / "models" / state.hexdigest()[:24]
+    for info in infos:
+        if not (folder / info.key).exists() or artifact is None:
+            store.download(info.key, folder / info.key)
+    return folder
+
+
+def _hub_snapshot(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UsageError(
+            f"{name}: no such folder, and the Hugging Face hub did not give a model of this name ({type(error).__name__})"
+        ) from error
+
+
+def _check(source: str, folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{source}: not a Hugging Face model folder (config.json is missing)")
+    if not list(folder.glob("*.safetensors")):
+        raise UsageError(
+            f"{source}: no *.safetensors weights; convert the model with transformers' save_pretrained (pickle is refused)"
+        )
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt")):
+        raise UsageError(f"{source}: the tokenizer is missing (tokenizer.json)")
+
+
+def _model_files(folder: Path) -> list[Path]:
+    kinds = {".json", ".safetensors", ".txt", ".model"}
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.suffix in kinds)
+    return sorted(path for path in paths if not path.relative_to(folder).as_posix().startswith(_SKIPPED))
+
+
+def _file_digest(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(8 << 20):
+            digest.update(chunk)
+    return digest.digest()

@@ -1,0 +1,98 @@
+"""The collapse monitor: does the embedding space stay a space while the loss falls?
+
+On a fixed probe of context pairs it measures, for each language, on unit vectors:
+  std             mean standard deviation of a dimension x sqrt(D): 1 when spread over the sphere, 0 when collapsed
+  effective_rank  exp of the entropy of the singular values' shares (Roy and Vetterli 2007)
+  alignment       mean squared distance of the pairs; uniformity  log mean exp(-2 d^2) (Wang and Isola 2020)
+From these and the training metrics it names collapse, the staleness shortcut and divergence, and by
+configuration warns or stops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ccp_ray.config import StrictModel
+
+Vectors = NDArray[np.float32]
+
+
+class MonitorConfig(StrictModel):
+    """What is measured, and when a measurement is called a failure."""
+
+    every: int = Field(default=100, ge=1, description="steps between probes")
+    pairs: int = Field(default=64, ge=4, description="context pairs a language in the probe")
+    action: Literal["warn", "stop"] = "stop"
+    collapsed_std: float = Field(default=0.05, ge=0, description="below this any space counts as collapsed")
+    collapsed_share: float = Field(default=0.25, ge=0, description="or below this share of std at the start")
+    stale_gap: float = Field(default=0.25, gt=0, description="staleness gap that counts as the shortcut")
+    diverged_loss: float = Field(default=1.5, gt=1, description="contrastive loss over that of guessing")
+
+
+class Probe(StrictModel):
+    """Measurements of one language."""
+
+    std: float
+    effective_rank: float
+    alignment: float
+    uniformity: float
+
+
+def measure(centres_PD: Vectors, contexts_PD: Vectors) -> Probe:
+    """Probe values of one language's pairs; the vectors need not be normalised."""
+    centre_PD, context_PD = _unit(centres_PD), _unit(contexts_PD)
+    both_ND = np.concatenate([centre_PD, context_PD])
+    spread = both_ND.std(axis=0).mean() * math.sqrt(both_ND.shape[1])
+    singular = np.linalg.svd(both_ND - both_ND.mean(axis=0), compute_uv=False)
+    share = singular / max(float(singular.sum()), 1e-12)
+    entropy = -float(np.sum(share * np.log(np.maximum(share, 1e-12))))
+    upper = np.triu_indices(len(both_ND), k=1)
+    squared = np.maximum(2 - 2 * (both_ND @ both_ND.T)[upper], 0)
+    return Probe(
+        std=float(spread),
+        effective_rank=math.exp(entropy),
+        alignment=float(((centre_PD - context_PD) ** 2).sum(axis=1).mean()),
+        uniformity=float(np.log(np.exp(-2 * squared).mean())),
+    )
+
+
+class Monitor:
+    """Judges each measurement against the run so far."""
+
+    def __init__(self, config: MonitorConfig) -> None:
+        self.config = config
+        self.first_std: dict[str, float] = {}
+
+    def judge(self, step: int, probe: Mapping[str, Probe], training: Mapping[str, float] | None) -> list[str]:
+        """Problems seen at this step, each named with its figures. `training` is the last metrics row, if any."""
+        return [*self._collapse(step, probe), *(self._training(step, training) if training else [])]
+
+    def _collapse(self, step: int, probe: Mapping[str, Probe]) -> list[str]:
+        found = []
+        for lang, value in probe.items():
+            first = self.first_std.setdefault(lang, value.std)
+            limit = max(self.config.collapsed_std, self.config.collapsed_share * first)
+            if step > 0 and value.std < limit:
+                found.append(f"collapse of {lang} at step {step}: spread {value.std:.3f} is below {limit:.3f}")
+        return found
+
+    def _training(self, step: int, training: Mapping[str, float]) -> list[str]:
+        found = []
+        gap, loss, chance = training["staleness_gap"], training["contrastive"], training["chance"]
+        if gap > self.config.stale_gap:
+            found.append(f"staleness shortcut at step {step}: gap {gap:.2f} is above {self.config.stale_gap:.2f}")
+        if loss > self.config.diverged_loss * chance:
+            found.append(f"divergence at step {step}: loss {loss:.2f} where guessing has {chance:.2f}")
+        return found
+
+
+def _unit(vectors_ND: Vectors) -> Vectors:
+    wide_ND = vectors_ND.astype(np.float64)
+    norms_N1 = np.linalg.norm(wide_ND, axis=1, keepdims=True)
+    return np.asarray(wide_ND / np.maximum(norms_N1, 1e-12))

@@ -1,0 +1,92 @@
+"""What every verb shares: its options, how it ends, and what it prints.
+
+Results go to standard output (with --json one JSON object on its last line), everything else to standard error.
+A `CcpError` becomes one line and its exit code; any other exception is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import typer
+
+from ccp_ray.artifact import Artifact
+from ccp_ray.errors import CcpError
+from ccp_ray.progress import say
+from ccp_ray.session import ray_session
+from jobs.plan import Plan
+
+Output = Annotated[str, typer.Option("--output", "-o", help="Folder or s3:// URI of the artifact to write.")]
+ConfigFiles = Annotated[
+    list[str] | None, typer.Option("--config", "-c", help="YAML file or URI; repeatable, later ones win.")
+]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value, for example bank.size=512; repeatable.")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster (auto, host:port, ray://…). Without it a local Ray is started.")
+]
+PlanOnly = Annotated[bool, typer.Option("--plan", help="Print counts, bytes, memory and expected time; touch nothing.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Last line of standard output: one JSON object.")]
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """Turn a `CcpError` into one line on standard error and the documented exit code."""
+    try:
+        yield
+    except CcpError as error:
+        say(f"ccp-ray: error: {error}")
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        say("ccp-ray: interrupted; run the same command again to continue")
+        raise typer.Exit(130) from None
+
+
+def run(work: Callable[[], Artifact], *, address: str | None, as_json: bool) -> None:
+    """Run a stage in its Ray session and print the artifact."""
+    with reported():
+        with ray_session(address or os.environ.get("CCP_RAY_ADDRESS")):
+            artifact = work()
+        show(artifact, as_json)
+
+
+def show(artifact: Artifact, as_json: bool) -> None:
+    """The artifact's headline on standard output."""
+    if as_json:
+        print(json.dumps(headline(artifact)))
+        return
+    print(f"{artifact.kind} {artifact.fingerprint[:12]} at {artifact.uri}")
+    for name, value in artifact.summary.items():
+        if isinstance(value, int | float | str):
+            print(f"  {name}: {value:,}" if isinstance(value, int) else f"  {name}: {value}")
+
+
+def headline(artifact: Artifact) -> dict[str, Any]:
+    """What --json prints of an artifact."""
+    place = {"uri": artifact.uri, "kind": artifact.kind, "fingerprint": artifact.fingerprint}
+    return {"artifact": place} | artifact.summary | {"measured": artifact.measured}
+
+
+def show_plan(make: Callable[[], Plan], as_json: bool) -> None:
+    """Print a plan."""
+    with reported():
+        plan = make()
+    if as_json:
+        print(json.dumps(plan.model_dump()))
+        return
+    width = max(len(name) for name, _ in plan.lines)
+    for name, value in plan.lines:
+        print(f"{name:<{width}}  {value}")
+
+
+def main(*verbs: Callable[..., None]) -> None:
+    """Run one verb (`python -m jobs.prepare`) or several as sub-commands (`ccp-ray`)."""
+    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+    for verb in verbs:
+        app.command(verb.__name__.rstrip("_").replace("_", "-"))(verb)
+    app(prog_name="ccp-ray" if len(verbs) > 1 else None)
+    sys.exit(0)

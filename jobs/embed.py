@@ -1,0 +1,63 @@
+"""ccp-ray embed ENCODER TEXTS --output URI: texts (a corpus, JSON lines or parquet) in, vectors out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ccp_ray.artifact import find_artifact
+from ccp_ray.config import load_config
+from ccp_ray.embed import EmbedConfig
+from ccp_ray.embed import embed as embed_texts
+from ccp_ray.errors import UsageError
+from ccp_ray.model_source import local_model
+from ccp_ray.session import machine_cpus
+from ccp_ray.storage import expand, split_uri
+from jobs.command import Address, AsJson, ConfigFiles, Output, Overrides, PlanOnly, main, reported, run, show_plan
+from jobs.plan import Plan, embed_plan, model_parameters
+
+_TEXT_BYTES = 150  # of one row of JSON lines, for plans where counting would mean reading all of it
+
+
+def embed(
+    encoder: Annotated[str, typer.Argument(help="Encoder: artifact, Hugging Face folder or name, s3://, package://")],
+    texts: Annotated[str, typer.Argument(help="A corpus, or JSON lines / parquet with id and text.")],
+    output: Output,
+    config: ConfigFiles = None,
+    overrides: Overrides = None,
+    address: Address = None,
+    plan: PlanOnly = False,
+    as_json: AsJson = False,
+) -> None:
+    """Embed every text; row i of the vectors is row i of the table beside them."""
+    with reported():
+        settings = load_config(EmbedConfig, config or (), overrides or ())
+    if plan:
+        show_plan(lambda: plan_embed(encoder, texts, settings), as_json)
+    else:
+        run(lambda: embed_texts(encoder, texts, output, settings), address=address, as_json=as_json)
+
+
+def plan_embed(encoder: str, texts: str, config: EmbedConfig) -> Plan:
+    """The plan of embedding these texts."""
+    shape = json.loads(Path(local_model(encoder), "config.json").read_text())
+    corpus = find_artifact(texts)
+    if corpus is not None:
+        languages = corpus.summary["languages"].values()
+        rows = sum(min(facts["sentences"], config.limit or facts["sentences"]) for facts in languages)
+    else:
+        places = [split_uri(uri) for uri in expand(texts)]
+        if not places:
+            raise UsageError(f"{texts}: no such file or folder")
+        rows = sum(store.size(key) or 0 for store, key in places) // _TEXT_BYTES
+    total, embedding = model_parameters(shape)
+    width = 2 if config.dtype == "float16" else 4
+    pieces = -(-rows // config.piece_rows)
+    return embed_plan(rows, pieces, int(shape["hidden_size"]), total - embedding, width, machine_cpus())
+
+
+if __name__ == "__main__":
+    main(embed)
