@@ -119,12 +119,15 @@ class LanguageFamily:
         name = f"{code}-{split}-{number:08d}"
         return {"id": name, "lang": code, "title": name, "text": text, "split": split}
 
+    def numbered(self, code: str, index: int) -> dict[str, str]:
+        """Document `index` of all documents of a language: the training documents come first, then the held-out."""
+        train = self.config.documents
+        return self.document(code, "train", index) if index < train else self.document(code, "dev", index - train)
+
     def documents(self, code: str) -> Iterator[dict[str, str]]:
         """All documents of a language, the training documents first."""
-        for number in range(self.config.documents):
-            yield self.document(code, "train", number)
-        for number in range(self.config.dev_documents):
-            yield self.document(code, "dev", number)
+        for index in range(self.config.documents + self.config.dev_documents):
+            yield self.numbered(code, index)
 
     def translations(self) -> dict[str, list[str]]:
         """Test sentences by language; line i means the same in each."""
