@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ _ENVIRONMENT = {
     "DS_ACCELERATOR_QUIET": "1",
 }
 _PACKAGES = ("ccp_ray", "jobs", "eval")
+_KNOCK_S = 10.0
 
 
 @contextlib.contextmanager
@@ -53,6 +55,7 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
         options |= {"object_store_memory": _object_store_bytes()}
         os.environ.pop("RAY_ADDRESS", None)  # "no address" means a local Ray, whatever the shell says
     else:
+        _check_reachable(address)
         options |= {"runtime_env": {"py_modules": _package_folders(), "env_vars": _worker_environment()}}
     try:
         ray.init(address or "local", **options)
@@ -86,6 +89,22 @@ def _quiet() -> None:
 def machine_cpus() -> int:
     """CPUs that this process may use: what a local Ray will have."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_reachable(address: str) -> None:
+    """Ray's own client ends the whole process when nobody answers, after a minute; so knock first."""
+    host, separator, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if not separator or not port.isdigit():
+        return  # "auto", "local": Ray looks for a cluster itself and raises
+    hosts = [host.strip("[]")]
+    if host in ("127.0.0.1", "localhost"):
+        import ray.util
+
+        hosts.append(ray.util.get_node_ip_address())  # where Ray looks when it is told a loopback address
+    for name in hosts:
+        with contextlib.suppress(OSError), socket.create_connection((name, int(port)), timeout=_KNOCK_S):
+            return
+    raise CcpError(f"cannot reach Ray at {address}: nobody answers there; is the cluster up, and is this its GCS port?")
 
 
 def cluster_cpus() -> int:

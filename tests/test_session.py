@@ -1,0 +1,93 @@
+"""The Ray session: local by default, re-entrant, quiet, and never a carrier of credentials."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from s3_servers import free_port
+
+from ccp_ray import session
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=clean | environment,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_session_within_a_session_is_the_same_one():
+    import ray
+
+    with session.ray_session(cpus=7):
+        assert session.cluster_cpus() == 2
+    assert ray.is_initialized()
+
+
+def test_a_local_ray_is_private_quiet_and_gone_afterwards():
+    code = """
+import os, socket
+from ccp_ray.session import ray_session, cluster_cpus
+with ray_session(cpus=1):
+    import ray
+    assert cluster_cpus() == 1
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert ray.get(ray.remote(lambda: 41 + 1).remote()) == 42
+    address = ray.get_runtime_context().gcs_address
+assert not ray.is_initialized()
+host, port = address.split(":")
+try:
+    socket.create_connection((host, int(port)), timeout=1).close()
+    raise SystemExit("the local Ray still listens")
+except ConnectionRefusedError:
+    print("gone")
+"""
+    done = run(code, RAY_ADDRESS="127.0.0.1:1")  # no --address means a local Ray, whatever the shell says
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "gone\n"
+    assert done.stderr == ""
+
+
+def test_an_address_where_nothing_is_gives_one_line():
+    code = f"""
+from ccp_ray.errors import CcpError
+from ccp_ray.session import ray_session
+try:
+    with ray_session("127.0.0.1:{free_port()}"):
+        pass
+except CcpError as error:
+    print(error)
+"""
+    done = run(code)
+    assert done.stdout.startswith("cannot reach Ray at 127.0.0.1:"), done.stderr
+    assert done.stdout.count("\n") == 1
+
+
+def test_credentials_are_not_sent_to_workers(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store:9000")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDPLANTED")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "planted-token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "planted-ray-token")
+    sent = session._worker_environment()
+    assert sent["AWS_ENDPOINT_URL"] == "http://store:9000"
+    assert "planted" not in repr(sent).lower()
+
+
+def test_the_packages_that_travel_to_a_cluster_are_there():
+    folders = [Path(folder) for folder in session._package_folders()]
+    assert [folder.name for folder in folders] == ["ccp_ray", "jobs", "eval"]
+    assert all((folder / "__init__.py").is_file() for folder in folders)
