@@ -30,8 +30,9 @@ from ccp_ray.documents import SPLIT_BYTES, find_documents, fingerprint, plan_spl
 from ccp_ray.duplicates import find_repeats
 from ccp_ray.errors import DataError
 from ccp_ray.ledger import Entry, Ledger, put_bytes
+from ccp_ray.lines import SourceFile
 from ccp_ray.pieces import run_pieces
-from ccp_ray.records import FREE_BAD_ROWS, BadRow, SourceFile, Split, check_bad_rows
+from ccp_ray.records import FREE_BAD_ROWS, BadRow, Split, check_bad_rows
 from ccp_ray.sentences import SPLITTER, RawPart, SentencesConfig, make_sentences
 from ccp_ray.session import ray_session
 from ccp_ray.storage import absolute_uri, open_store

@@ -1,35 +1,26 @@
 """Read rows of JSON lines, parquet and text files as a stream: good rows, and bad rows with a reason.
 
 A *split* is what one task reads: a byte range of a plain JSON-lines file, a whole compressed file, a range of
-row groups of a parquet file, or a group of text files. A byte range owns the lines that *start* in it, so any
-set of ranges that covers a file yields every line exactly once. Objects are read in ranges of 4 MiB, through
-the store, wherever they lie.
-
-Memory: one range, one line (at most 64 MiB; a longer one is a bad row) and the decompressor's window,
-whatever the file's size. A row that cannot be used never ends the run here: it comes out as a `BadRow`, and
-`check_bad_rows` decides when there are too many.
+row groups of a parquet file, or a group of text files. All are read as streams, so memory does not grow with
+the file. A row that cannot be used never ends the run here: it comes out as a `BadRow`, and `check_bad_rows`
+decides when there are too many.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import re
-import zlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from ccp_ray.config import StrictModel
 from ccp_ray.errors import DataError
+from ccp_ray.lines import ROW_LIMIT, RangeReader, SourceFile, owned_lines, unpacked_lines
 from ccp_ray.storage import split_uri
 
-CHUNK = 4 << 20
-ROW_LIMIT = 64 << 20
 FREE_BAD_ROWS = 10
 DOCUMENT = ("id", "lang", "text")
 """Columns that a document must have; embedding asks only for ("id", "text") and gets `lang` "und"."""
@@ -37,14 +28,6 @@ DOCUMENT = ("id", "lang", "text")
 _OPTIONAL = ("title", "split")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*")
 _SAMPLE = 200
-
-
-class SourceFile(StrictModel):
-    """An input file. `name` is relative to the input that was named, so it is the same on disk and on S3."""
-
-    uri: str
-    name: str
-    bytes: int
 
 
 class Split(StrictModel):
@@ -97,100 +80,11 @@ def check_bad_rows(bad: int, total: int, max_share: float, first: BadRow | None)
         )
 
 
-class RangeReader(io.RawIOBase):
-    """A seekable file over an object in a store; every read is one ranged read."""
-
-    def __init__(self, uri: str, size: int) -> None:
-        self._store, self._key = split_uri(uri)
-        self._size, self._at = size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        length = min(len(buffer), self._size - self._at)
-        data = self._store.read(self._key, self._at, length) if length > 0 else b""
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-
-class _Line(NamedTuple):
-    start: int
-    stop: int
-    data: bytes
-
-
-def _lines(chunks: Iterator[bytes], offset: int) -> Iterator[_Line]:
-    """Lines without their ends; of a line longer than ROW_LIMIT only its head is kept."""
-    head: list[bytes] = []
-    size = 0
-    for chunk in chunks:
-        *ended, rest = chunk.split(b"\n")
-        for part in ended:
-            yield _Line(offset, offset + size + len(part) + 1, b"".join([*head, part]))
-            offset += size + len(part) + 1
-            head, size = [], 0
-        if size <= ROW_LIMIT:
-            head.append(rest)
-        size += len(rest)
-    if size:
-        yield _Line(offset, offset + size, b"".join(head))
-
-
-def _range_chunks(file: SourceFile, start: int, end: int) -> Iterator[bytes]:
-    """The bytes from `start`: up to `end` in large reads, then on in small ones for the line that is cut there."""
-    store, key = split_uri(file.uri)
-    while start < file.bytes:
-        length = min(CHUNK, end - start) if start < end else CHUNK // 64
-        chunk = store.read(key, start, length)
-        if not chunk:
-            raise DataError(f"{file.uri}: became shorter while it was read; run again when nothing writes to it")
-        yield chunk
-        start += len(chunk)
-
-
-def _owned_lines(file: SourceFile, start: int, end: int) -> Iterator[_Line]:
-    first = max(0, start - 1)
-    lines = _lines(_range_chunks(file, first, end), first)
-    if start > 0:
-        next(lines, None)  # the line that began in the range before, or the line end just before this range
-    for line in lines:
-        if line.start < end:
-            yield line
-        if line.stop >= end:
-            return
-
-
-def _unpacked_chunks(file: SourceFile) -> Iterator[bytes]:
-    raw = io.BufferedReader(RangeReader(file.uri, file.bytes), CHUNK)
-    try:
-        opened = (
-            gzip.GzipFile(fileobj=raw)
-            if file.name.endswith(".gz")
-            else zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-        )
-        while chunk := opened.read(CHUNK):
-            yield chunk
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
-        raise DataError(f"{file.uri}: damaged or cut-off compressed file ({error}); fetch it again") from None
-
-
 def _read_json_lines(split: Split, required: Collection[str]) -> Iterator[Record | BadRow]:
     file = split.files[0]
     packed = file.name.endswith((".gz", ".zst"))
     end = file.bytes if split.end is None else split.end
-    lines = _lines(_unpacked_chunks(file), 0) if packed else _owned_lines(file, split.start, end)
+    lines = unpacked_lines(file) if packed else owned_lines(file, split.start, end)
     for number, line in enumerate(lines, 1):
         data = line.data.removeprefix(b"\xef\xbb\xbf") if line.start == 0 else line.data
         if data.strip():
