@@ -90,6 +90,7 @@ class LocalStore(Store):
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().absolute()
         self.root = str(self.path)
+        self._made_root = False
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         with self._explained("read", key), open(self._file(key), "rb") as file:
@@ -141,8 +142,8 @@ class LocalStore(Store):
         with self._explained("delete", key):
             file.unlink(missing_ok=True)
         for parent in file.parents:  # an empty folder is not an object; another writer's file in it stops the removal
-            if parent == self.path.parent:
-                break
+            if parent == (self.path.parent if self._made_root else self.path):
+                break  # a root that was there before this store wrote to it stays
             try:
                 parent.rmdir()
             except OSError:
@@ -160,6 +161,7 @@ class LocalStore(Store):
     def _temporary(self, key: str) -> Iterator[Path]:
         """A name beside the object that is gone at the end, however that comes."""
         folder = self._file(key).parent
+        self._made_root = self._made_root or not self.path.exists()
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f"{TEMPORARY}{os.getpid()}-{os.urandom(8).hex()}"
         try:

@@ -45,6 +45,7 @@ _HINTS = {
     "403": "access denied; check the credentials (standard AWS chain) and the bucket's policy",
     "AccessDenied": "access denied; check the credentials (standard AWS chain) and the bucket's policy",
     "InvalidAccessKeyId": "the access key is unknown to this endpoint; check the credentials and AWS_ENDPOINT_URL",
+    "RequestTimeTooSkewed": "this machine's clock is more than 15 minutes wrong; set it",
     "SignatureDoesNotMatch": "wrong credentials: the secret key does not match the access key",
 }
 
@@ -205,6 +206,12 @@ class S3Store(Store):
     def conditional_writes(self) -> bool:
         with self._explained("write", "_probe"):
             return _honours_if_none_match(self.bucket, self.prefix)
+
+    def server_date(self, key: str) -> str | None:
+        """The endpoint's clock, as its answer about an object gives it (RFC 5322; one second fine)."""
+        with self._explained("read", key):
+            answer = self.client.head_object(Bucket=self.bucket, Key=self._key(key))
+            return answer["ResponseMetadata"]["HTTPHeaders"].get("date")
 
     def _key(self, key: str) -> str:
         if key.startswith("/") or ".." in key.split("/"):

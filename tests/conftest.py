@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 import s3_servers
+from hypothesis import settings
 from s3_servers import Bucket, S3Server
 
 from ccp_ray.session import ray_session
+
+# No deadline: the machine may be busy. In CI the same examples every time: a red run must mean a change.
+settings.register_profile("ccp-ray", deadline=None, derandomize=os.environ.get("CI") == "true", print_blob=True)
+settings.load_profile("ccp-ray")
 
 
 @pytest.fixture(scope="session")

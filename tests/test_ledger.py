@@ -83,7 +83,7 @@ class LedgerModel(RuleBasedStateMachine):
 
 
 TestLedgerModel = LedgerModel.TestCase
-TestLedgerModel.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
+TestLedgerModel.settings = settings(max_examples=25, stateful_step_count=15)
 
 
 def test_commit_and_read_back(root_uri):

@@ -220,6 +220,14 @@ def test_expand_takes_a_whole_bucket_and_literal_marks(s3_bucket: Bucket, tmp_pa
     assert expand(str(tmp_path / "odd[1].txt")) == [str(tmp_path / "odd[1].txt")]
 
 
+def test_a_root_that_was_there_before_stays(tmp_path):
+    for root in (tmp_path, tmp_path / "new"):
+        store = LocalStore(root)
+        store.write("a/b", b"")
+        store.delete("a/b")
+    assert os.listdir(tmp_path) == []
+
+
 names = st.lists(st.text("ab._-0", min_size=1, max_size=3).filter(lambda s: s.strip(".")), min_size=1, max_size=3)
 
 
