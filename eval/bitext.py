@@ -1,0 +1,104 @@
+"""Retrieval between line-aligned files: for each sentence, is its translation the nearest neighbour by cosine?
+
+`Pair` a-b: line i of both sides means the same. Forward queries a against all of b, backward b against all of a.
+XTREME reports backward of xx-en (English queries), others forward or the mean: all three stand in the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ccp_ray.artifact import digest_json
+from ccp_ray.errors import DataError, UsageError
+from ccp_ray.storage import Store, open_store
+from eval.metrics import retrieval_accuracy
+from eval.protocol import Lookup, Text, distinct, text_of
+
+_DIRECTIONS = ("forward", "backward", "mean")
+
+
+class Pair(NamedTuple):
+    """Two languages' sides, of one length."""
+
+    first: str
+    second: str
+    first_texts: list[Text]
+    second_texts: list[Text]
+
+    @property
+    def name(self) -> str:
+        return f"{self.first}-{self.second}"
+
+
+class Bitext:
+    """A benchmark of pairs."""
+
+    def __init__(self, name: str, pairs: Sequence[Pair]) -> None:
+        self.name, self.pairs = name, list(pairs)
+
+    def texts(self) -> list[Text]:
+        return distinct(text for pair in self.pairs for side in (pair.first_texts, pair.second_texts) for text in side)
+
+    def score(self, lookup: Lookup) -> dict[str, Any]:
+        """{"macro": {forward, backward, mean}, "pairs": {"fr-en": {forward, backward, mean}}}, fractions."""
+        pairs = {pair.name: _score(pair, lookup) for pair in self.pairs}
+        macro = {way: float(np.mean([score[way] for score in pairs.values()])) for way in _DIRECTIONS}
+        return {"macro": macro, "pairs": pairs}
+
+    def describe(self) -> dict[str, Any]:
+        return {"pairs": {pair.name: len(pair.first_texts) for pair in self.pairs}}
+
+    def key(self) -> str:
+        sides = ((pair.name, pair.first_texts, pair.second_texts) for pair in self.pairs)
+        return digest_json([[name, [t.id for t in first], [t.id for t in second]] for name, first, second in sides])
+
+
+def _score(pair: Pair, lookup: Lookup) -> dict[str, float]:
+    first_ND = lookup([text.id for text in pair.first_texts], pair.first)
+    second_ND = lookup([text.id for text in pair.second_texts], pair.second)
+    forward, backward = retrieval_accuracy(first_ND, second_ND), retrieval_accuracy(second_ND, first_ND)
+    return {"forward": forward, "backward": backward, "mean": (forward + backward) / 2}
+
+
+def read_lines(store: Store, key: str, lang: str) -> list[Text]:
+    """The lines of a UTF-8 file. Raises UsageError if it is missing, DataError naming the line that is no sentence."""
+    where = store.uri(key)
+    try:
+        lines = store.read(key).decode("utf-8").split("\n")
+    except FileNotFoundError:
+        raise UsageError(f"{where}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 (byte {error.start})") from None
+    if lines[-1] == "":
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            raise DataError(f"{where}, line {number}: empty; expected one sentence a line")
+    if not lines:
+        raise DataError(f"{where}: empty; expected one sentence a line")
+    return [text_of(lang, line.strip()) for line in lines]
+
+
+def same_length(where: str, first: Sequence[Text], second: Sequence[Text], names: tuple[str, str]) -> None:
+    """Raises DataError where two sides have different numbers of lines."""
+    if len(first) != len(second):
+        counts = f"{names[0]} has {len(first)} lines, {names[1]} {len(second)}"
+        raise DataError(f"{where}: {counts}; expected line-aligned files of one length")
+
+
+def folder_with(data: str, name: str, suffixes: tuple[str, ...]) -> tuple[Store, list[str]]:
+    """`data` itself if it holds files with such an ending, else `data/name`; and the names of these files.
+
+    Raises UsageError that says what was looked for.
+    """
+    for uri in (data, f"{data.rstrip('/')}/{name}"):
+        store = open_store(uri)
+        found = [info.key for info in store.list() if "/" not in info.key and info.key.endswith(suffixes)]
+        if found:
+            return store, found
+    raise UsageError(
+        f"{data}: no files *{suffixes[0]} here or in {name}/; give the folder of the {name} benchmark as data"
+    )
