@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccp_ray.batching import Tokens
-from ccp_ray.corpus import Corpus, Part
+from ccp_ray.corpus import Corpus, TokenShard
 from ccp_ray.model_source import cache_folder
 from ccp_ray.sampling import random_generator
+from ccp_ray.storage import Store
 
 
 class Pairs(NamedTuple):
@@ -32,11 +33,11 @@ class Pairs(NamedTuple):
 class _Shard:
     """One token shard: tokens without special tokens, sentence and document offsets, hashes."""
 
-    def __init__(self, corpus: Corpus, part: Part, cache: Path) -> None:
-        store = corpus.artifact.store
-        names = ("tokens", "sentences", "documents", "hashes")
-        paths = [store.local_path(f"{part.tokens}/{name}.npy", cache) for name in names]
-        self.tokens, self.sentences, self.documents, self.hashes = (np.load(path, mmap_mode="r") for path in paths)
+    def __init__(self, store: Store, keys: TokenShard, cache: Path) -> None:
+        names = (keys.tokens, keys.sentences, keys.documents, keys.hashes)
+        self.tokens, self.sentences, self.documents, self.hashes = (
+            np.load(store.local_path(name, cache), mmap_mode="r") for name in names
+        )
 
     def tokens_of(self, sentence: int) -> NDArray[np.int64]:
         return np.asarray(self.tokens[self.sentences[sentence] : self.sentences[sentence + 1]], dtype=np.int64)
@@ -62,8 +63,7 @@ class ContextReader:
         self._shards: dict[str, list[_Shard]] = {}
         self._ends: dict[str, NDArray[np.int64]] = {}
         for lang in languages:
-            parts = [part for part in corpus.parts("train", lang) if part.tokens is not None]
-            shards = [_Shard(corpus, part, cache) for part in parts]
+            shards = [_Shard(corpus.store, keys, cache) for keys in corpus.token_shards(lang)]
             self._shards[lang] = [shard for shard in shards if len(shard.hashes)]
             self._ends[lang] = np.cumsum([len(shard.hashes) for shard in self._shards[lang]])
 

@@ -29,6 +29,7 @@ from ccp_ray.errors import CcpError, DataError, carry, raise_carried
 from ccp_ray.ledger import Entry, Ledger, put_bytes
 from ccp_ray.model_source import model_reference
 from ccp_ray.progress import Meter
+from ccp_ray.rows import Imported, import_rows, texts_reference
 from ccp_ray.session import ray_session
 from ccp_ray.storage import open_store
 
@@ -73,8 +74,6 @@ def embed(encoder: str, texts: str, output: str, config: EmbedConfig | None = No
     Returns the finished embeddings artifact. Raises UsageError or DataError for an encoder or texts that cannot
     be used; StoreError where the store fails for good (what was committed stays).
     """
-    from ccp_ray.rows import import_rows, texts_reference
-
     config = config or EmbedConfig()
     inputs = [model_reference("encoder", encoder), texts_reference(texts)]
     target = open_output(output, Request(kind="embeddings", config=semantic(config), inputs=inputs))
@@ -84,16 +83,15 @@ def embed(encoder: str, texts: str, output: str, config: EmbedConfig | None = No
     with ray_session():
         corpus = find_artifact(texts)
         if corpus is not None and corpus.kind == "corpus":
-            plan, quarantined = _corpus_plan(Corpus.open(texts), config), 0
+            plan, imported = _corpus_plan(Corpus.open(texts), config), None
         else:
             imported = import_rows(texts, target, config.piece_rows)
             plan = [Piece(part.name, target.uri, part.key, 0, part.rows) for part in imported.parts]
-            quarantined = imported.quarantined
         if not plan:
             target.abandon()
             raise DataError(f"{texts}: no texts to embed")
         entries = _run(target, plan, inputs[0], config)
-    return _finish(target, plan, entries, quarantined, time.monotonic() - started)
+    return _finish(target, plan, entries, imported, time.monotonic() - started)
 
 
 def _corpus_plan(corpus: Corpus, config: EmbedConfig) -> list[Piece]:
@@ -230,7 +228,9 @@ def _commit(row: dict[str, Any], output: str) -> dict[str, Any]:
     return {"name": row["name"], "entry": entry.model_dump_json(), "error": ""}
 
 
-def _finish(target: Output, plan: list[Piece], entries: dict[str, Entry], quarantined: int, seconds: float) -> Artifact:
+def _finish(
+    target: Output, plan: list[Piece], entries: dict[str, Entry], imported: Imported | None, seconds: float
+) -> Artifact:
     ordered = [entries[piece.name] for piece in plan]
     names = ("vectors", "table", "languages")
     pieces = [
@@ -248,10 +248,11 @@ def _finish(target: Output, plan: list[Piece], entries: dict[str, Entry], quaran
         "precision": sorted({entry.info["precision"] for entry in ordered}),
         "languages": dict(sorted(languages.items())),
         "truncated": sum(entry.info["truncated"] for entry in ordered),
-        "quarantined": quarantined,
+        "quarantined": imported.quarantined if imported else 0,
         "tokens": sum(entry.info["tokens"] for entry in ordered),
         "padding_efficiency": sum(e.info["tokens"] for e in ordered) / sum(e.info["padded"] for e in ordered),
     }
     encoding = sum(entry.info["seconds"] for entry in ordered)
     measured = {"seconds": seconds, "encoding_seconds": encoding}
-    return target.finish([index, *(record for entry in ordered for record in entry.files)], summary, measured)
+    files = [index, *(record for entry in ordered for record in entry.files), *(imported.files if imported else [])]
+    return target.finish(files, summary, measured)

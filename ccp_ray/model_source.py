@@ -1,9 +1,9 @@
 """Where a model folder comes from, and what it is.
 
 A source is a local folder, `s3://bucket/folder` (an artifact or any Hugging Face folder), a name on the
-Hugging Face hub, or `package://module/folder` for weights that ship inside an installed Python package. All become a local
-folder with `config.json`, safetensors weights and a tokenizer. Pickled weights are refused: reading one runs
-whatever code its author put there.
+Hugging Face hub, or `package://module/folder` for weights that ship inside an installed Python package. All
+become a local folder with `config.json`, safetensors weights and a tokenizer. Pickled weights are refused:
+reading one runs whatever code its author put there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SKIPPED = ("artifact.json", "_", ".")
 
 
 def cache_folder() -> Path:
-    """Where copies of remote objects live on this node: CCP_RAY_CACHE, or a folder of the user's in the temporary one."""
+    """Where copies of remote objects live on this node: CCP_RAY_CACHE, or one below the temporary folder."""
     default = Path(tempfile.gettempdir()) / f"ccp-ray-cache-{os.getuid()}"
     folder = Path(os.environ.get("CCP_RAY_CACHE", default))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def _hub_snapshot(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UsageError(
-            f"{name}: no such folder, and the Hugging Face hub did not give a model of this name ({type(error).__name__})"
+            f"{name}: no such folder, and no model of this name came from the Hugging Face hub ({type(error).__name__})"
         ) from error
 
 
@@ -112,7 +112,7 @@ def _check(source: str, folder: Path) -> None:
         raise UsageError(f"{source}: not a Hugging Face model folder (config.json is missing)")
     if not list(folder.glob("*.safetensors")):
         raise UsageError(
-            f"{source}: no *.safetensors weights; convert the model with transformers' save_pretrained (pickle is refused)"
+            f"{source}: no *.safetensors weights (pickle is refused); convert it with transformers' save_pretrained"
         )
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt")):
         raise UsageError(f"{source}: the tokenizer is missing (tokenizer.json)")

@@ -91,7 +91,7 @@ def _check_languages(corpus: Artifact, config: PretrainConfig) -> None:
         have = known[lang]["train_sentences"]
         if have < config.pairs_per_group:
             raise DataError(
-                f"language {lang!r} has {have} training sentences, fewer than pairs_per_group={config.pairs_per_group}; "
+                f"language {lang!r} has {have} training sentences, fewer than a group ({config.pairs_per_group} pairs); "
                 "add documents, leave it out with languages=[…], or make groups smaller"
             )
 

@@ -57,14 +57,18 @@ def read_queries(uri: str) -> list[tuple[str, str]]:
     """(id, text) of each line. Raises DataError naming the first bad line."""
     out = []
     for number, line in enumerate(read_uri(uri).splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            out.append((str(row["id"]), str(row["text"])))
-        except (ValueError, KeyError, TypeError):
-            raise DataError(f'{uri}, line {number}: expected a JSON object with "id" and "text"') from None
+        out.append(_query(uri, number, line))
     if not out:
         raise DataError(f"{uri}: no queries")
     return out
+
+
+def _query(uri: str, number: int, line: bytes) -> tuple[str, str]:
+    try:
+        row = json.loads(line)
+        return str(row["id"]), str(row["text"])
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f'{uri}, line {number}: expected a JSON object with "id" and "text"') from None
 
 
 if __name__ == "__main__":

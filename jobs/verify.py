@@ -34,7 +34,7 @@ def verify(
         if not as_json:
             size = sum(record.bytes for record in artifact.files)
             print(
-                f"{artifact.kind} {artifact.fingerprint[:12]}: {len(artifact.files)} files, {size:,} bytes, all as recorded"
+                f"{artifact.kind} {artifact.fingerprint[:12]}: {len(artifact.files)} files, {size:,} bytes, all sound"
             )
 
 
