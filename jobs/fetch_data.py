@@ -30,7 +30,7 @@ from ccp_ray.storage import Store, expand, open_store
 from jobs.command import AsJson, Output, main, reported
 
 _TABLE = Path(__file__).with_name("data_checksums.json")
-_TRIES, _TIMEOUT_S, _MAX_BYTES, _AT_ONCE = 3, 60, 64 << 20, 8
+_TRIES, _TIMEOUT_S, _AT_ONCE = 3, 60, 8
 SUMS = "checksums.json"
 
 Read = Callable[[str], bytes]
@@ -113,19 +113,24 @@ def _counted(results: Iterator[tuple[str, str]], meter: Meter) -> Iterator[tuple
 
 def _get(url: str) -> bytes:
     """The body at an address; three tries. Raises DataError that names it."""
-    reason = ""
     for _ in range(_TRIES):
-        try:
-            with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - the scheme is checked
-                body: bytes = answer.read(_MAX_BYTES)
-                return body
-        except urllib.error.HTTPError as error:
-            reason = f"HTTP status {error.code}"
-            if error.code < 500:
-                break
-        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-            reason = str(getattr(error, "reason", error)) or type(error).__name__
+        body, reason, again = _request(url)
+        if body is not None:
+            return body
+        if not again:
+            break
     raise DataError(f"{url}: cannot be downloaded ({reason}); check the network, or take a copy with --from DIR")
+
+
+def _request(url: str) -> tuple[bytes | None, str, bool]:
+    """The body, or why there is none and whether another try may help."""
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - the scheme is checked
+            return answer.read(), "", False
+    except urllib.error.HTTPError as error:
+        return None, f"HTTP status {error.code}", error.code >= 500
+    except (http.client.HTTPException, OSError) as error:
+        return None, str(getattr(error, "reason", error)) or type(error).__name__, True
 
 
 def fetch_data(
