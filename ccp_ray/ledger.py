@@ -31,6 +31,7 @@ class FileRecord(StrictModel):
     path: str
     bytes: int
     sha256: str
+    measured: bool = Field(default=False, description="holds times or speeds: verified, but no part of the fingerprint")
 
 
 class Entry(StrictModel):
