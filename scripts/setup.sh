@@ -56,12 +56,12 @@ check_disk() {
 install() {
     PIP_RETRIES=${PIP_RETRIES:-2} "$venv/bin/python" -m pip install --disable-pip-version-check --no-input -q \
         -c constraints.txt "$@" >>"$log" 2>&1 && return
-    grep -E "^ERROR|^error" "$log" | tail -n 5 >&2 || true
     if grep -q -E "No space left on device" "$log"; then
         die "the disk is full; free $min_gib GiB and run again"
     elif grep -q -E "NewConnectionError|ConnectTimeout|ReadTimeout|NameResolutionError|Temporary failure|ProxyError|SSLError|Connection (refused|reset)" "$log"; then
         die "the package index cannot be reached; check the network and pip's settings (pip config list), then run again"
     fi
+    grep -E "^ERROR|^error" "$log" | tail -n 5 >&2 || true
     die "pip could not install $*; its full output is in $log"
 }
 
