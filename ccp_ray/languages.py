@@ -30,7 +30,8 @@ from ccp_ray.config import StrictModel
 _CODES = [f"q{a}{b}" for a in "abcdefghijklmnopqrst" for b in "abcdefghijklmnopqrstuvwxyz"]
 _CONSONANTS = [*"bcdfghjklmnprstvz", "ch", "sh", "th", "br", "kr", "pl", "st"]
 _VOWELS = [*"aeiou", "ai", "ei", "ou"]
-_ABBREVIATIONS = {"colo"}  # of four letters; sentence splitters take "Colo." for Colorado, and "Ga.", "La.", "No." too
+# Sentence splitters take "Ga." for Georgia and join what follows.
+_ABBREVIATIONS = {"ca", "co", "colo", "ga", "la", "me", "mo", "no", "pa", "re", "va"}
 _WORD_ORDERS = ("svo", "sov", "vso", "osv")
 
 
@@ -150,12 +151,12 @@ def _rng(seed: int, *names: str) -> np.random.Generator:
 def _new_word(
     rng: np.random.Generator, onsets: list[str], nuclei: list[str], syllables: tuple[int, int], taken: set[str]
 ) -> str:
-    """A word of 3 letters and more that is not taken yet; grows a syllable when a short inventory runs out."""
+    """A word that is not taken yet; grows a syllable when a short inventory runs out."""
     low, high = syllables
     for attempt in range(10_000):
         length = int(rng.integers(low, high)) + attempt // 100
         word = "".join(str(rng.choice(onsets)) + str(rng.choice(nuclei)) for _ in range(length))
-        if len(word) > 2 and word not in taken and word not in _ABBREVIATIONS:
+        if word not in taken and word not in _ABBREVIATIONS:
             taken.add(word)
             return word
     raise RuntimeError("no free word form left: the syllable inventory is too small for this many concepts")

@@ -277,16 +277,7 @@ def _sample(store_uri: str, parts: Sequence[RawPart], characters: int) -> Iterat
 def _final(part: RawPart, tokens: Mapping[str, Entry]) -> Part:
     if part.name in tokens:
         return Part.model_validate(tokens[part.name].info["part"])
-    return Part(
-        name=part.name,
-        lang=part.lang,
-        split="dev",
-        rows=part.rows,
-        sentences=part.sentences,
-        tokens=None,
-        documents=part.documents,
-        token_count=0,
-    )
+    return Part.model_validate(part.model_dump(exclude={"piece", "number", "ids"}) | {"tokens": None, "token_count": 0})
 
 
 def _statistics(lang: str, parts: Sequence[Part], repeats: Entry) -> dict[str, int]:
