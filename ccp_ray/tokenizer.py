@@ -10,8 +10,8 @@ special tokens and their order (<s> <pad> </s> <unk> … <mask>), `<s> A </s>`. 
   differ in their last digits, and characters that are no piece get scores in random order. Scores are rounded
   and those characters share one score, so that the same sample gives the same file, byte for byte.
 
-Cost: 4 to 6 s for a megabyte of spaced text on one core, 20 s for Japanese (whole clauses are one "word"); the sample is
-bounded (10 million characters by default).
+Cost: 4 to 6 s for a megabyte of spaced text on one core, 20 s for Japanese (a whole clause is one "word"); the
+sample is bounded (5 million characters by default: half a minute, 5 minutes if all is Japanese).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class TokenizerConfig(StrictModel):
 
     source: str | None = Field(default=None, description="encoder whose tokenizer is taken; none: train a Unigram")
     vocabulary: int = Field(default=8000, ge=64, description="pieces of a trained Unigram, special tokens included")
-    sample_characters: int = Field(default=10_000_000, ge=1, description="text to train it on, over all languages")
+    sample_characters: int = Field(default=5_000_000, ge=1, description="text to train it on, over all languages")
 
 
 def train_unigram(sentences: Sequence[str], vocabulary: int) -> Tokenizer:

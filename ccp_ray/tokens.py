@@ -4,8 +4,8 @@ Training reads token ids by position, so a train part becomes four flat arrays (
 no special tokens; a sentence is cut at `max_tokens`. A sentence without a token and a document with fewer
 than two sentences have no context to predict and are left out of the shard, not of the sentences.
 
-uint16 where the vocabulary fits (2 bytes a token), else uint32. Tokenising is the cost of `prepare`: 2.6 (German) to 4.7 (Japanese)
-MB/s on one core for a Unigram, where reading and splitting do 13 to 15.
+uint16 where the vocabulary fits (2 bytes a token), else uint32. Tokenising is the cost of `prepare`: 2.6 MB/s (German)
+to 4.7 (Japanese) on one core for a Unigram, where reading and splitting do 13 to 15.
 """
 
 from __future__ import annotations
