@@ -44,4 +44,4 @@ def raise_carried(text: str) -> None:
         known: dict[str, type[CcpError]] = {
             c.__name__: c for c in (CcpError, UsageError, DataError, StoreError, DriftError)
         }
-        raise known[kind](message)
+        raise known.get(kind, CcpError)(message)
