@@ -52,9 +52,10 @@ class CalibrationConfig(StrictModel):
     scale_floor: float = Field(default=0.01, gt=0, lt=1, description="least deviation, as a share of the mean one")
     rotate: bool = True
     start: Literal["identity"] = "identity"
-    refine: int = Field(default=5, ge=1, description="iterations of neighbours and Procrustes at most")
+    refine: int = Field(default=10, ge=1, description="iterations of neighbours and Procrustes at most")
     csls_k: int = Field(default=10, ge=1, description="neighbours that measure how much of a hub a row is")
-    damping: float = Field(default=0.1, gt=0, description="weight of the rotation so far against the pairs")
+    damping: float = Field(default=1.0, gt=0, description="weight of the rotation so far against the pairs")
+    minimum_gain: float = Field(default=0.1, ge=0, lt=1, description="share of neighbours' distance to gain")
     fit_rows: int = Field(
         default=10_000, ge=4, description="rows a language that fit and judge the rotation, half each"
     )
@@ -171,7 +172,12 @@ def fit_from(
         for lang in (lang for lang in plain.languages if lang != pivot):
             source_ND = plain.apply(samples[lang], lang, ("shift", "scale"))
             rotations[lang] = learn_rotation(
-                source_ND, target_MD, iterations=config.refine, neighbours=config.csls_k, damping=config.damping
+                source_ND,
+                target_MD,
+                iterations=config.refine,
+                neighbours=config.csls_k,
+                damping=config.damping,
+                minimum_gain=config.minimum_gain,
             )
             steps[lang] = (*steps[lang][:2], rotations[lang].matrix_DD)
     calibration = Calibration(pivot, steps)

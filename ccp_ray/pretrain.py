@@ -74,6 +74,7 @@ class Pretraining:
         self.checkpoints = Checkpoints(output, config.resources.checkpoint_keep)
         self.rows: list[Row] = []
         self._window: list[dict[str, float]] = []
+        self._tokens = self._seconds = 0.0
 
     def run(self, report: Report) -> None:
         """Train from the last checkpoint to the last step; `report` gets each metrics row (rank 0)."""
@@ -83,19 +84,22 @@ class Pretraining:
         # A checkpoint closes a metrics row: a resumed run must write the rows of an undisturbed one.
         log_every = self.config.log_every
         every = -(-self.config.resources.checkpoint_every // log_every) * log_every
-        started, since = time.monotonic(), step
+        started = time.monotonic()
         while step < self.config.steps:
             self._window.append(self._step(step))
             step += 1
             last = step == self.config.steps
             if step % log_every == 0 or last:
-                speed = (step - since) / (time.monotonic() - started)
-                self._log(step, speed, report)
-                started, since = time.monotonic(), step
+                self._log(step, time.monotonic() - started, report)
+                started = time.monotonic()
             if step % self.config.monitor.every == 0 or last:
                 self._probe(step, report)
             if step % every == 0 or last:
                 self.checkpoints.save(self.engine, step, self._state(), self.rows)
+
+    def tokens_per_s(self) -> float:
+        """Real tokens a second over all ranks, in the steps that this process ran."""
+        return self._tokens / self._seconds if self._seconds else 0.0
 
     def _step(self, step: int) -> dict[str, float]:
         config = self.config
@@ -167,14 +171,17 @@ class Pretraining:
     def _sampler(self, stream: str, groups: int) -> Sampler:
         return Sampler(self.config.seed, self.reader.sizes, self.config.language_exponent, groups, stream)
 
-    def _log(self, step: int, steps_per_s: float, report: Report) -> None:
+    def _log(self, step: int, seconds: float, report: Report) -> None:
+        """Close a metrics row: means over the steps since the last one. Speeds stay out of it, so it can be repeated."""
         names = self._window[0]
         row: Row = {"step": step} | {name: float(np.mean([one[name] for one in self._window])) for name in names}
+        tokens = row["tokens"] * self.config.groups_per_step * len(self._window)
+        self._tokens += tokens
+        self._seconds += seconds
         self._window.clear()
         self.rows.append(row)
         if self.rank == 0:
-            tokens = row["tokens"] * self.config.groups_per_step
-            report(row | {"steps_per_s": steps_per_s, "tokens_per_s": steps_per_s * tokens})
+            report(row | {"tokens_per_s": tokens / seconds})
 
     def _probe(self, step: int, report: Report) -> None:
         """Measure the probe (every rank does: ZeRO 3 gathers parameters in each pass) and judge it."""

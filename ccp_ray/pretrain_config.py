@@ -37,7 +37,7 @@ class OptimizerConfig(StrictModel):
     head_lr: float | None = Field(default=None, gt=0, description="of the projection head; None: as lr")
     warmup_steps: int = Field(default=100, ge=0)
     head_only_steps: int = Field(default=0, ge=0, description="steps in which only the projection head learns")
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[float, float] = Field(default=(0.9, 0.98), strict=False)  # YAML has lists only
     eps: float = Field(default=1e-6, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     clip: float = Field(default=1.0, ge=0, description="gradient norm; 0: none")

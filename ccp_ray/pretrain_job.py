@@ -20,11 +20,12 @@ from ccp_ray.config import semantic
 from ccp_ray.corpus import Corpus
 from ccp_ray.errors import CcpError, DataError, UsageError
 from ccp_ray.ledger import Entry, Ledger, put_bytes, put_folder
-from ccp_ray.model_source import model_reference
+from ccp_ray.model_source import cache_folder, local_model, model_reference
 from ccp_ray.pretrain_config import PretrainConfig
 from ccp_ray.progress import Meter, say
 from ccp_ray.session import ray_session
 from ccp_ray.storage import open_store
+from ccp_ray.tokenizer import tokenizer_fingerprint
 
 _EXPORT = "encoder"
 
@@ -96,9 +97,25 @@ def _check_languages(corpus: Artifact, config: PretrainConfig) -> None:
             )
 
 
+def starting_source(corpus: Artifact, config: PretrainConfig) -> str | None:
+    """The encoder to start from: as configured, else the one whose tokenizer the corpus took; None: from scratch."""
+    given = (ref.uri for ref in corpus.inputs if ref.role == "tokenizer")
+    return config.encoder.source or next(given, None)
+
+
 def _starting_point(corpus: Artifact, config: PretrainConfig) -> InputRef | None:
-    source = config.encoder.source or corpus.summary["tokenizer"].get("source")
-    return model_reference("encoder", source) if source else None
+    source = starting_source(corpus, config)
+    if source is None:
+        return None
+    from ccp_ray.encoder import load_tokenizer  # torch only where an encoder is given
+
+    folders = (Corpus.open(corpus.uri).tokenizer_folder(cache_folder()), local_model(source))
+    if len({tokenizer_fingerprint(load_tokenizer(folder)) for folder in folders}) > 1:
+        raise UsageError(
+            f"encoder.source {source}: its tokenizer is not the one the corpus was made with; "
+            f"prepare the corpus again with tokenizer.source={source}"
+        )
+    return model_reference("encoder", source)
 
 
 def _train(config: PretrainConfig, corpus: Artifact, starting: InputRef | None, output: Output) -> None:
@@ -253,7 +270,7 @@ def _export(run: Any, output: str, config: PretrainConfig, seconds: float) -> No
         "padding_efficiency": sum(row["padding_efficiency"] for row in training) / len(training),
         "problems": problems,
     }
-    measured = {"seconds": seconds, "workers": run.world}
+    measured = {"seconds": seconds, "workers": run.world, "tokens_per_s": run.tokens_per_s()}
     Ledger(store).commit(_EXPORT, Entry(files=files, info={"summary": summary, "measured": measured}))
 
 

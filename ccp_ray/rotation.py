@@ -4,12 +4,18 @@ From the identity, refine as Conneau et al. 2017 (arXiv 1710.04087) do: mutual n
 dictionary, orthogonal Procrustes fits the map to it, again until the criterion stops rising. Three things differ,
 because sentences of two corpora are no translations of each other (word lists are, nearly):
 
-- The criterion (mean CSLS of mutual nearest neighbours) is measured on rows that the fit never saw. On the rows it
-  was fitted to it would rise for any map with D^2 freedoms.
+- The criterion, that paper's own (mean cosine of CSLS nearest neighbours, here in both directions), is measured on
+  rows that the fit never saw. On the rows it was fitted to it would rise for any map with D^2 freedoms.
 - Each step keeps to the map before it: Procrustes on the pairs plus `damping` pseudo-pairs a pair that the
   current map joins exactly. Directions without evidence stay where they are, instead of where the null space of a
   singular value decomposition throws them. A map that fits exactly is a fixed point, so nothing is biased.
-- The best map must beat the identity by that criterion, or the identity stays.
+- The best map must take a tenth off the neighbours' mean cosine distance, or the identity stays.
+
+Measured. Real and unpaired (novels and Tatoeba, fr es pl to en, English MiniLM, 384 dimensions): undamped maps take
+0 to 4 % off the distance and *halve* Tatoeba accuracy, damped ones up to 4 % and lose 0 to 4 points, while maps fitted
+to known translations take off 16 to 19 %. Two unpaired samples of one distribution turned by 30 or 60 degrees (8 to 64
+dimensions): 26 to 62 %, and the map comes nearer to the true one. The mean CSLS of mutual neighbours will not do as
+criterion: it measures how far neighbours stand out, and on unpaired rows it is highest for spaces that do not match.
 
 Cost: eight products [n, D] x [D, n] an iteration, n = half the rows; similarities are made block by block.
 """
@@ -26,7 +32,7 @@ _BLOCK = 1024
 
 
 class Rotation(NamedTuple):
-    """`matrix_DD` maps row vectors: x @ matrix_DD. `before` and `after` are the criterion, `pairs` of the last fit."""
+    """`matrix_DD` maps row vectors: x @ matrix_DD. `before` and `after` are the criterion."""
 
     matrix_DD: FloatArray
     accepted: bool
@@ -37,7 +43,10 @@ class Rotation(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """Mutual nearest neighbours: rows of the source and of the target, and the mean CSLS of these pairs."""
+    """Mutual nearest neighbours: rows of the source and of the target.
+
+    `criterion` is the mean cosine of all rows of both sides to their best by CSLS.
+    """
 
     source_P: NDArray[np.int64]
     target_P: NDArray[np.int64]
@@ -45,11 +54,18 @@ class Matches(NamedTuple):
 
 
 def learn_rotation(
-    source_ND: FloatArray, target_MD: FloatArray, *, iterations: int, neighbours: int, damping: float
+    source_ND: FloatArray,
+    target_MD: FloatArray,
+    *,
+    iterations: int,
+    neighbours: int,
+    damping: float,
+    minimum_gain: float,
 ) -> Rotation:
     """The map from `source_ND` into the space of `target_MD` (both of unit length, at least four rows).
 
-    The first half of each side's rows fits, the second half judges.
+    The first half of each side's rows fits, the second half judges. `minimum_gain` is the share of the cosine
+    distance before (1 - criterion) that must go. `after` is the best criterion seen, accepted or not.
     """
     fit_nD, judge_nD = np.array_split(source_ND, 2)
     fit_mD, judge_mD = np.array_split(target_MD, 2)
@@ -64,6 +80,8 @@ def learn_rotation(
         if criterion <= best.after:
             break
         best = Rotation(current_DD, True, before, criterion, done, len(found.source_P))
+    if best.after - before <= minimum_gain * (1 - before):
+        return best._replace(matrix_DD=identity_DD, accepted=False)
     return best
 
 
@@ -87,11 +105,10 @@ def mutual_neighbours(source_ND: FloatArray, target_MD: FloatArray, neighbours: 
     """
     source_r_N = _mean_of_nearest(source_ND, target_MD, neighbours)
     target_r_M = _mean_of_nearest(target_MD, source_ND, neighbours)
-    best_N, value_N = _best(source_ND, target_MD, target_r_M)
-    best_M, _ = _best(target_MD, source_ND, source_r_N)
+    best_N, cosine_N = _best(source_ND, target_MD, target_r_M)
+    best_M, cosine_M = _best(target_MD, source_ND, source_r_N)
     source_P = np.flatnonzero(best_M[best_N] == np.arange(len(source_ND)))
-    criterion = float(np.mean(value_N[source_P] - source_r_N[source_P])) if len(source_P) else -np.inf
-    return Matches(source_P, best_N[source_P], criterion)
+    return Matches(source_P, best_N[source_P], (float(cosine_N.mean()) + float(cosine_M.mean())) / 2)
 
 
 def _mean_of_nearest(rows_ND: FloatArray, others_MD: FloatArray, count: int) -> FloatArray:
@@ -105,12 +122,12 @@ def _mean_of_nearest(rows_ND: FloatArray, others_MD: FloatArray, count: int) -> 
 
 
 def _best(rows_ND: FloatArray, others_MD: FloatArray, others_r_M: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
-    """For each row the other with the largest 2 cos - r, and that value."""
+    """For each row the other with the largest 2 cos - r, and its cosine."""
     best_N = np.empty(len(rows_ND), dtype=np.int64)
-    value_N = np.empty(len(rows_ND), dtype=np.float32)
+    cosine_N = np.empty(len(rows_ND), dtype=np.float32)
     for start in range(0, len(rows_ND), _BLOCK):
-        score_BM = 2 * (rows_ND[start : start + _BLOCK] @ others_MD.T) - others_r_M
-        best_B = score_BM.argmax(axis=1)
+        cosine_BM = rows_ND[start : start + _BLOCK] @ others_MD.T
+        best_B = (2 * cosine_BM - others_r_M).argmax(axis=1)
         best_N[start : start + _BLOCK] = best_B
-        value_N[start : start + _BLOCK] = score_BM[np.arange(len(best_B)), best_B]
-    return best_N, value_N
+        cosine_N[start : start + _BLOCK] = cosine_BM[np.arange(len(best_B)), best_B]
+    return best_N, cosine_N

@@ -81,7 +81,7 @@ def evaluate(
     """
     config = config or EvaluateConfig()
     places = _places(benchmarks, data)
-    loaded = {name: _LOADERS[name](place, config) for name, place in places.items()}
+    loaded = load_benchmarks(benchmarks, data, config)
     given = _open_calibration(calibration, loaded)
     texts = {name: to_json_lines(benchmark.texts()) for name, benchmark in loaded.items()}
     inputs = [model_reference("encoder", encoder)]
@@ -109,6 +109,13 @@ def evaluate(
     files.append(put_bytes(target.store, RESULTS, body))
     measured = {"seconds": time.monotonic() - started, "scoring_seconds": seconds}
     return target.finish(files, _summary(results), measured)
+
+
+def load_benchmarks(
+    benchmarks: Sequence[str], data: str | Mapping[str, str], config: EvaluateConfig
+) -> dict[str, Benchmark]:
+    """The benchmarks with their texts. Raises UsageError or DataError for unknown names and unusable data."""
+    return {name: _LOADERS[name](place, config) for name, place in _places(benchmarks, data).items()}
 
 
 def score_benchmark(

@@ -77,6 +77,10 @@ class Vectors:
                 found.setdefault(lang, []).append(vectors_ND[languages == lang])
         return cls(ids, {lang: np.concatenate(parts) for lang, parts in found.items()})
 
+    def ids(self) -> dict[str, list[str]]:
+        """Ids of each language, in row order."""
+        return {lang: list(rows) for lang, rows in self._rows.items()}
+
     def get(self, ids: Sequence[str], lang: str) -> FloatArray:
         """Vectors [len(ids), D]. Raises DataError for an id without one."""
         rows = self._rows.get(lang, {})

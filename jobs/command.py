@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
@@ -46,23 +45,36 @@ def reported() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def run(work: Callable[[], Artifact], *, address: str | None, as_json: bool) -> None:
+def show_artifact(artifact: Artifact, as_json: bool) -> None:
+    """The artifact's headline on standard output."""
+    if as_json:
+        print_json(headline(artifact))
+        return
+    print(f"{artifact.kind} {artifact.fingerprint[:12]} at {artifact.uri}")
+    for name, value in artifact.summary.items():
+        if isinstance(value, bool | float | str):
+            print(f"  {name}: {value}")
+        elif isinstance(value, int):
+            print(f"  {name}: {value:,}")
+
+
+def run(
+    work: Callable[[], Artifact],
+    *,
+    address: str | None,
+    as_json: bool,
+    show: Callable[[Artifact, bool], None] = show_artifact,
+) -> None:
     """Run a stage in its Ray session and print the artifact."""
     with reported():
-        with ray_session(address or os.environ.get("CCP_RAY_ADDRESS")):
+        with ray_session(address):
             artifact = work()
         show(artifact, as_json)
 
 
-def show(artifact: Artifact, as_json: bool) -> None:
-    """The artifact's headline on standard output."""
-    if as_json:
-        print(json.dumps(headline(artifact)))
-        return
-    print(f"{artifact.kind} {artifact.fingerprint[:12]} at {artifact.uri}")
-    for name, value in artifact.summary.items():
-        if isinstance(value, int | float | str):
-            print(f"  {name}: {value:,}" if isinstance(value, int) else f"  {name}: {value}")
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object on one line of standard output."""
+    print(json.dumps(value, ensure_ascii=False))
 
 
 def headline(artifact: Artifact) -> dict[str, Any]:
@@ -76,7 +88,7 @@ def show_plan(make: Callable[[], Plan], as_json: bool) -> None:
     with reported():
         plan = make()
     if as_json:
-        print(json.dumps(plan.model_dump()))
+        print_json(plan.model_dump())
         return
     width = max(len(name) for name, _ in plan.lines)
     for name, value in plan.lines:

@@ -16,14 +16,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import psutil
+import typer
 from packaging.requirements import Requirement
 
 from ccp_ray.errors import CcpError
 from ccp_ray.session import cluster_cpus, ray_session
 from ccp_ray.storage import LocalStore, Store, open_store
+from jobs.command import Address, AsJson, main, print_json, reported
 
 _GIB = 1 << 30
 _CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
@@ -68,6 +70,25 @@ def render(checks: list[Check]) -> str:
         if check.advice and check.ok is not True:
             lines.append(f"{'':<{width + 7}}-> {check.advice}")
     return "\n".join(lines)
+
+
+def doctor_command(
+    store: Annotated[str | None, typer.Option(help="Also check this folder or s3:// URI.")] = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check machine, packages, Ray and a store; exit code 1 if something that is needed is missing."""
+    with reported():
+        checks = doctor(store, address)
+    if as_json:
+        print_json({"checks": [check._asdict() for check in checks]})
+    else:
+        print(render(checks))
+    if any(check.ok is False for check in checks):
+        raise typer.Exit(1)
+
+
+doctor_command.__name__ = "doctor"
 
 
 def _machine() -> Iterator[Check]:
@@ -240,3 +261,7 @@ def _deletes(store: Store, key: str) -> Check:
     store.delete(key)
     gone = store.size(key) is None
     return Check("store delete", gone, "nothing is left" if gone else f"{store.uri(key)} is still there", "delete it")
+
+
+if __name__ == "__main__":
+    main(doctor_command)

@@ -34,14 +34,20 @@ def pretrain(
 
 def plan_pretrain(corpus: str, config: PretrainConfig) -> Plan:
     """The plan of a run on a finished corpus."""
-    facts = open_artifact(corpus, "corpus").summary
-    source = config.encoder.source or facts["tokenizer"].get("source")
+    artifact = open_artifact(corpus, "corpus")
+    facts = artifact.summary
+    source = pretrain_job.starting_source(artifact, config)
     if source:
-        parameters, embedding = model_parameters(json.loads(Path(local_model(source), "config.json").read_text()))
+        parameters, embedding = source_parameters(source)
     else:
         parameters, embedding = architecture_parameters(config.encoder.architecture, facts["tokenizer"]["vocabulary"])
     languages = len(config.languages or facts["languages"])
     return pretrain_plan(config, parameters, embedding, languages, config.resources.workers or 2)
+
+
+def source_parameters(source: str) -> tuple[int, int]:
+    """(all, embedding) parameters of a model source."""
+    return model_parameters(json.loads(Path(local_model(source), "config.json").read_text()))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import typer
 from ccp_ray.errors import DataError, UsageError
 from ccp_ray.search import Hit, Index
 from ccp_ray.storage import read_uri
-from jobs.command import AsJson, main, reported
+from jobs.command import AsJson, main, print_json, reported
 
 
 def search(
@@ -34,7 +34,7 @@ def search(
         rows = [
             {"id": name, "hits": [hit._asdict() for hit in hits]} for (name, _), hits in zip(asked, found, strict=True)
         ]
-        print(json.dumps({"index": opened.artifact.uri, "queries": rows}, ensure_ascii=False))
+        print_json({"index": opened.artifact.uri, "queries": rows})
     elif queries:
         print("\n".join(trec_lines(asked, found)))
     else:

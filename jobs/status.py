@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any
 
@@ -10,7 +9,7 @@ from ccp_ray.artifact import JOB, MANIFEST, Request, find_artifact
 from ccp_ray.errors import UsageError
 from ccp_ray.ledger import Ledger
 from ccp_ray.storage import Store, open_store
-from jobs.command import AsJson, main, reported
+from jobs.command import AsJson, main, print_json, reported
 
 
 def status(uri: str, as_json: AsJson = False) -> None:
@@ -20,7 +19,7 @@ def status(uri: str, as_json: AsJson = False) -> None:
         if not rows:
             raise UsageError(f"{uri}: no artifact and no job here")
     if as_json:
-        print(json.dumps({"status": rows}))
+        print_json({"status": rows})
         return
     for row in rows:
         done = ", ".join(f"{count:,} {stage}" for stage, count in row["committed"].items())

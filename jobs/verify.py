@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from ccp_ray.artifact import find_artifact, open_artifact, verify_artifact
 from ccp_ray.errors import StoreError
-from jobs.command import AsJson, main, reported
+from jobs.command import AsJson, main, print_json, reported
 
 
 def verify(
@@ -28,7 +27,7 @@ def verify(
                 problems += verify_artifact(source)
         problems += changed
         if as_json:
-            print(json.dumps({"artifact": artifact.uri, "files": len(artifact.files), "problems": problems}))
+            print_json({"artifact": artifact.uri, "files": len(artifact.files), "problems": problems})
         if problems:
             raise StoreError("; ".join(problems))
         if not as_json:

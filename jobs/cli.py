@@ -1,0 +1,30 @@
+"""The `ccp-ray` command: every verb is one module of this folder, also run as `python -m jobs.VERB`."""
+
+from __future__ import annotations
+
+from jobs.calibrate import calibrate
+from jobs.command import main as run_verbs
+from jobs.doctor import doctor_command
+from jobs.embed import embed
+from jobs.evaluate import evaluate
+from jobs.fetch_data import fetch_data
+from jobs.generate import generate
+from jobs.index import index
+from jobs.pipeline import pipeline_command
+from jobs.prepare import prepare
+from jobs.pretrain import pretrain
+from jobs.search import search
+from jobs.status import status
+from jobs.verify import verify
+
+
+def main() -> None:
+    """Entry point of `ccp-ray`."""
+    run_verbs(
+        *(pipeline_command, generate, prepare, pretrain, embed, calibrate, index, search, evaluate),
+        *(status, verify, doctor_command, fetch_data),
+    )
+
+
+if __name__ == "__main__":
+    main()
