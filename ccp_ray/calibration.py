@@ -36,6 +36,7 @@ Step = Literal["shift", "scale", "rotate"]
 STEPS: tuple[Step, ...] = get_args(Step)
 FILE = "calibration.safetensors"
 _TINY = 1e-12
+_FLOAT32 = 1e-6  # a spread below this share of the mean is rounding
 
 
 class CalibrationResources(StrictModel):
@@ -227,7 +228,8 @@ def _scale(lang: str, moments: Moments, config: CalibrationConfig) -> FloatArray
     """Deviation by dimension. The floor keeps a dead dimension from becoming noise at full strength."""
     deviation_D = moments.deviation_D
     overall = float(np.sqrt(np.mean(deviation_D**2)))
-    if not overall > 0:
+    size = float(np.sqrt(np.mean(moments.mean_D**2)))
+    if not overall > _FLOAT32 * size:
         raise DataError(f"all {moments.rows} vectors of {lang!r} are equal: the encoder has collapsed")
     return np.maximum(deviation_D, config.scale_floor * overall).astype(np.float32)
 

@@ -17,7 +17,8 @@ to known translations take off 16 to 19 %. Two unpaired samples of one distribut
 dimensions): 26 to 62 %, and the map comes nearer to the true one. The mean CSLS of mutual neighbours will not do as
 criterion: it measures how far neighbours stand out, and on unpaired rows it is highest for spaces that do not match.
 
-Cost: eight products [n, D] x [D, n] an iteration, n = half the rows; similarities are made block by block.
+Cost: eight products [n, D] x [D, n] an iteration, n = half the rows, block by block: 1 to 3 s a language at 4,000 rows of
+384 on two cores, and four times that for twice the rows.
 """
 
 from __future__ import annotations
