@@ -145,7 +145,7 @@ def find_artifact(uri: str) -> Artifact | None:
     store = open_store(uri)
     try:
         raw = store.read(MANIFEST)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
     try:
         return Artifact.model_validate_json(raw).model_copy(update={"uri": store.root})

@@ -7,8 +7,7 @@ once to the node's cache folder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,11 +32,10 @@ class Pairs(NamedTuple):
 class _Shard:
     """One token shard: tokens without special tokens, sentence and document offsets, hashes."""
 
-    def __init__(self, store: Store, keys: TokenShard, cache: Path) -> None:
+    def __init__(self, store: Store, keys: TokenShard, sums: Mapping[str, str]) -> None:
         names = (keys.tokens, keys.sentences, keys.documents, keys.hashes)
-        self.tokens, self.sentences, self.documents, self.hashes = (
-            np.load(store.local_path(name, cache), mmap_mode="r") for name in names
-        )
+        paths = [store.local_path(name, cache_folder() / "shards", sums[name]) for name in names]
+        self.tokens, self.sentences, self.documents, self.hashes = (np.load(path, mmap_mode="r") for path in paths)
 
     def tokens_of(self, sentence: int) -> NDArray[np.int64]:
         return np.asarray(self.tokens[self.sentences[sentence] : self.sentences[sentence + 1]], dtype=np.int64)
@@ -57,13 +55,13 @@ class ContextReader:
     def __init__(
         self, corpus: Corpus, languages: Sequence[str], special: tuple[list[int], list[int]], max_tokens: int
     ) -> None:
-        cache = cache_folder() / "shards"
+        sums = {record.path: record.sha256 for record in corpus.artifact.files}
         self.prefix, self.suffix = special
         self.room = max_tokens - len(self.prefix) - len(self.suffix)
         self._shards: dict[str, list[_Shard]] = {}
         self._ends: dict[str, NDArray[np.int64]] = {}
         for lang in languages:
-            shards = [_Shard(corpus.store, keys, cache) for keys in corpus.token_shards(lang)]
+            shards = [_Shard(corpus.store, keys, sums) for keys in corpus.token_shards(lang)]
             self._shards[lang] = [shard for shard in shards if len(shard.hashes)]
             self._ends[lang] = np.cumsum([len(shard.hashes) for shard in self._shards[lang]])
 

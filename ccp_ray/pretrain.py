@@ -172,7 +172,7 @@ class Pretraining:
         return Sampler(self.config.seed, self.reader.sizes, self.config.language_exponent, groups, stream)
 
     def _log(self, step: int, seconds: float, report: Report) -> None:
-        """Close a metrics row: means over the steps since the last one. Speeds stay out of it, so it can be repeated."""
+        """Close a metrics row: means over the steps since the last. Speeds stay out, so that it can be repeated."""
         names = self._window[0]
         row: Row = {"step": step} | {name: float(np.mean([one[name] for one in self._window])) for name in names}
         tokens = row["tokens"] * self.config.groups_per_step * len(self._window)

@@ -92,7 +92,7 @@ def _check_languages(corpus: Artifact, config: PretrainConfig) -> None:
         have = known[lang]["train_sentences"]
         if have < config.pairs_per_group:
             raise DataError(
-                f"language {lang!r} has {have} training sentences, fewer than a group ({config.pairs_per_group} pairs); "
+                f"language {lang!r} has {have} training sentences, a group needs {config.pairs_per_group}; "
                 "add documents, leave it out with languages=[…], or make groups smaller"
             )
 

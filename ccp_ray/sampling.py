@@ -135,7 +135,7 @@ def _quotas(shares: Mapping[str, float]) -> NDArray[np.int64]:
     quota_L = np.floor(exact_L).astype(np.int64)
     for code in np.argsort(-(exact_L - quota_L), kind="stable")[: block - int(quota_L.sum())]:
         quota_L[code] += 1
-    return np.maximum(quota_L, 1)
+    return np.asarray(np.maximum(quota_L, 1), dtype=np.int64)
 
 
 @lru_cache(maxsize=64)

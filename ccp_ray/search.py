@@ -8,6 +8,7 @@ so ties and near-ties would otherwise fall differently with the number of shards
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from ccp_ray.artifact import Artifact, open_artifact
 from ccp_ray.errors import StoreError, UsageError
 from ccp_ray.index import unit
-from ccp_ray.ledger import check_file
+from ccp_ray.ledger import FileRecord, check_file
 from ccp_ray.model_source import cache_folder, model_reference
+from ccp_ray.storage import LocalStore, Store
 
 _SPARE = 16  # candidates beyond k, for ties and for float32's last bit
 
@@ -36,15 +38,11 @@ class _Shard:
     def __init__(self, artifact: Artifact, name: str) -> None:
         import faiss
 
-        store, cache = artifact.store, cache_folder() / "shards"
         records = {record.path: record for record in artifact.files}
-        for key in (f"shards/{name}.faiss", f"shards/{name}.parquet"):
-            problem = check_file(store, records[key])
-            if problem:
-                raise StoreError(f"{problem}; build the index again")
+        vectors, rows = (_verified(artifact.store, records[f"shards/{name}.{kind}"]) for kind in ("faiss", "parquet"))
         # Mapped, not read: a shard costs memory only for the pages in use.
-        self.index = faiss.read_index(str(store.local_path(f"shards/{name}.faiss", cache)), faiss.IO_FLAG_MMAP_IFC)
-        self.table = pq.read_table(store.local_path(f"shards/{name}.parquet", cache), memory_map=True)
+        self.index = faiss.read_index(str(vectors), faiss.IO_FLAG_MMAP_IFC)
+        self.table = pq.read_table(rows, memory_map=True)
 
     def candidates(self, queries_QD: Any, k: int, lang: str | None) -> list[list[tuple[float, int]]]:
         """(score, row) of the best rows of each query, every tie of the last one among them."""
@@ -134,6 +132,15 @@ class Index:
             self._shards[number].hit(row, score) for number, rows in enumerate(shards) for score, row in _first(rows, k)
         ]
         return sorted(hits, key=lambda hit: (-hit.score, hit.id))[:k]
+
+
+def _verified(store: Store, record: FileRecord) -> Path:
+    """A local file with the object's bytes, hashed: an altered shard must not answer."""
+    path = store.local_path(record.path, cache_folder() / "shards", record.sha256)
+    problem = check_file(LocalStore(path.parent), record.model_copy(update={"path": path.name}))
+    if problem:
+        raise StoreError(f"{store.uri(record.path)}: altered or damaged ({problem}); build the index again")
+    return path
 
 
 def _first(rows: list[tuple[float, int]], k: int) -> list[tuple[float, int]]:

@@ -51,8 +51,6 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        # The driver shares its standard error with Ray's C++ core, whose warnings are not for our users.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         options |= {"num_cpus": cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         options |= {"object_store_memory": _object_store_bytes()}
         os.environ.pop("RAY_ADDRESS", None)  # "no address" means a local Ray, whatever the shell says

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fnmatch
-import hashlib
 import os
 import shutil
 from abc import ABC, abstractmethod
@@ -73,9 +72,9 @@ class Store(ABC):
     def conditional_writes(self) -> bool:
         """Whether `write_if_absent` settles races (probed once on S3)."""
 
-    def local_path(self, key: str, cache: Path) -> Path:
-        """A local file with the object's bytes: the file itself, or a copy under `cache`."""
-        target = cache / hashlib.sha256(f"{self.root}/{key}".encode()).hexdigest()[:24] / Path(key).name
+    def local_path(self, key: str, cache: Path, sha256: str) -> Path:
+        """A local file with the object's bytes: the file itself, or a copy under `cache`, kept by its content's sum."""
+        target = cache / sha256[:2] / sha256 / Path(key).name
         if not target.exists():
             self.download(key, target)
         return target
@@ -121,7 +120,7 @@ class LocalStore(Store):
         with self._explained("read", key):
             LocalStore(path.parent).upload(self._file(key), path.name)
 
-    def local_path(self, key: str, cache: Path) -> Path:  # noqa: ARG002
+    def local_path(self, key: str, cache: Path, sha256: str) -> Path:  # noqa: ARG002
         return self._file(key)
 
     def size(self, key: str) -> int | None:
@@ -195,6 +194,8 @@ class _Explained:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self.verb == "read" and isinstance(error, NotADirectoryError):
+            raise FileNotFoundError(self.uri) from error  # nothing lies below a file, as on S3
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             hint = self._HINTS.get(error.errno or 0, error.strerror or str(error))
             raise StoreError(f"cannot {self.verb} {self.uri}: {hint}") from error

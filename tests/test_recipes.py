@@ -1,0 +1,50 @@
+"""Every recipe loads strictly, and the paper's recipes hold the paper's settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ccp_ray.config import load_config
+from ccp_ray.errors import UsageError
+from ccp_ray.pretrain_job import plan_workers
+from jobs.pipeline import PipelineConfig
+
+FOLDER = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
+RECIPES = sorted(path.name for path in FOLDER.glob("*.yaml"))
+
+
+def load(name: str) -> PipelineConfig:
+    return load_config(PipelineConfig, [str(FOLDER / name)], ["data=somewhere"])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_loads(name: str) -> None:
+    recipe = load(name)
+    assert all("{" not in recipe.path(text) for text in recipe.documents)
+
+
+def test_the_four_recipes_are_there() -> None:
+    assert set(RECIPES) >= {"quickstart.yaml", "novels_cpu.yaml", "xlmr_base_1xh200.yaml", "xlmr_base_8xh100.yaml"}
+
+
+@pytest.mark.parametrize(("name", "gpus"), [("xlmr_base_1xh200.yaml", 1), ("xlmr_base_8xh100.yaml", 8)])
+def test_the_papers_recipes_have_the_settings_of_its_kin(name: str, gpus: int) -> None:
+    config = load(name).pretrain
+    assert config.groups_per_step * config.pairs_per_group == 2048
+    assert (config.steps, config.temperature, config.radius, config.max_tokens) == (200_000, 0.1, 5, 64)
+    assert (config.optimizer.lr, config.optimizer.warmup_steps, config.optimizer.betas) == (4e-5, 10_000, (0.9, 0.98))
+    assert (config.language_exponent, config.optimizer.weight_decay, config.optimizer.eps) == (0.3, 0.01, 1e-6)
+    assert plan_workers(config, cpus=64, gpus=gpus) == (gpus, True)
+
+
+def test_both_of_the_papers_recipes_make_the_same_encoder() -> None:
+    one, eight = (load(f"xlmr_base_{name}.yaml").pretrain.model_dump(exclude={"resources"}) for name in ("1xh200", "8xh100"))
+    assert one == eight
+
+
+def test_a_recipe_that_needs_data_says_so() -> None:
+    recipe = load_config(PipelineConfig, [str(FOLDER / "novels_cpu.yaml")])
+    with pytest.raises(UsageError, match="--set data=FOLDER"):
+        recipe.path(recipe.documents[0])
