@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+_MINUS = "\N{MINUS SIGN}"  # as wide as the plus and the digits
+
 Points = Sequence[tuple[float, float]]
 
 
@@ -56,7 +58,7 @@ def tick_labels(values: Sequence[float], suffix: str = "") -> list[str]:
     divisor = 1e3 if unit == "k" else divisor
     scaled = [value / divisor for value in values]
     decimals = next((d for d in range(9) if all(_fits(value, d) for value in scaled)), 9)
-    return [f"{value:,.{decimals}f}{unit if value else ''}".replace("-", "−") + suffix for value in scaled]
+    return [f"{value:,.{decimals}f}{unit if value else ''}".replace("-", _MINUS) + suffix for value in scaled]
 
 
 def smooth(points: Points) -> list[tuple[float, float]]:
@@ -108,4 +110,4 @@ def _scientific(value: float) -> str:
     if value == 0:
         return "0"
     mantissa, exponent = f"{value:.6e}".split("e")
-    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}".replace("-", "−")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}".replace("-", _MINUS)

@@ -39,7 +39,7 @@ _TRAINING = (
     _Chart("bank_age", "Bank age", "steps", "Mean age of the negatives in use.", health=True, smooth=False),
 )
 _PROBE = (
-    ("std", "Spread of embeddings", "std × √D", "1: spread over the sphere; 0: collapsed.", True),
+    ("std", "Spread of embeddings", "std \N{MULTIPLICATION SIGN} √D", "1: spread over the sphere; 0: collapsed.", True),
     ("effective_rank", "Effective rank", "dimensions", "How many directions the space uses.", True),
     ("alignment", "Alignment", "squared distance", "Of context pairs; lower is closer.", True),
     ("uniformity", "Uniformity", "log potential", "Lower is more even over the sphere.", False),

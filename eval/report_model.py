@@ -37,7 +37,7 @@ class RetrievalTable(StrictModel):
     name: str
     columns: list[str] = Field(min_length=1)
     rows: list[RetrievalRow]
-    macro: dict[str, Score] = Field(default={}, description="mean over pairs, by variant")
+    macro: dict[str, Score] = Field(default_factory=dict, description="mean over pairs, by variant")
     note: str = ""
 
     @model_validator(mode="after")
@@ -63,7 +63,7 @@ class ContextRow(StrictModel):
 class Context(StrictModel):
     """Context retrieval on held-out documents."""
 
-    rows: list[ContextRow] = []
+    rows: list[ContextRow] = Field(default_factory=list)
     note: str = ""
 
 
@@ -110,7 +110,9 @@ class Projection(StrictModel):
 
     title: str
     points: list[ProjectedPoint] = Field(min_length=1)
-    links: list[list[int]] = Field(default=[], description="each: indices of points that mean the same, drawn joined")
+    links: list[list[int]] = Field(
+        default_factory=list, description="each: indices of points that mean the same, drawn joined"
+    )
     note: str = ""
 
     @model_validator(mode="after")
@@ -150,14 +152,14 @@ class ReportData(StrictModel):
     title: str
     created: str = ""
     result: str = Field(default="", description="the result in one sentence; made from the first table if empty")
-    headline: list[Labelled] = []
-    retrieval: list[RetrievalTable] = []
+    headline: list[Labelled] = Field(default_factory=list)
+    retrieval: list[RetrievalTable] = Field(default_factory=list)
     context: Context | None = None
-    curves: list[Curve] = []
+    curves: list[Curve] = Field(default_factory=list)
     verdict: str = ""
     healthy: bool | None = Field(default=None, description="the verdict's colour: green, red, or neutral if None")
-    projections: list[Projection] = []
-    stages: list[StageRow] = []
-    artifacts: list[ArtifactRow] = []
+    projections: list[Projection] = Field(default_factory=list)
+    stages: list[StageRow] = Field(default_factory=list)
+    artifacts: list[ArtifactRow] = Field(default_factory=list)
     config_yaml: str = ""
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = Field(default_factory=dict)

@@ -1,0 +1,266 @@
+"""Charts as inline SVG, drawn by hand: lines, scatter plots, bars, dumbbells.
+
+No drawing library: the page needs four kinds of chart, must stay one small file and follow the reader's dark or
+light setting. So colours are classes (`c0` to `c9`) that the page's style sheet fills in, and an eleventh series
+gets the first colour again with another dash or marker. Points of a scatter plot are one path a language and
+slice, 12 bytes a point instead of the 45 of a <circle>. All text is escaped here.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from eval.plot_scales import Points, Scale, domain, log_ticks, smooth, thin, tick_labels, ticks
+
+COLOURS = 10
+_WIDTH, _HEIGHT = 520, 300
+_CHARACTER = 7.2  # mean width of a digit at the 13 px of tick labels
+_SMOOTH_FROM = 12
+_SLICES = 6
+
+
+class Svg(str):
+    """Markup that is already escaped; templates insert it as it is."""
+
+    def __html__(self) -> str:
+        return self
+
+
+class Line(NamedTuple):
+    """A series to draw; `colour` is its number in the palette, None for a reference level."""
+
+    name: str
+    points: Points
+    colour: int | None = 0
+
+
+class Dumbbell(NamedTuple):
+    """A row of a dumbbell chart: values of one thing at several times, and a level to compare with."""
+
+    label: str
+    values: Sequence[float | None]
+    reference: float | None = None
+
+
+def line_chart(
+    title: str,
+    lines: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    *,
+    log_y: bool = False,
+    percent: bool = False,
+    from_zero: bool = False,
+    smoothed: bool = False,
+) -> Svg:
+    """Lines over a common x axis. Needs at least one point; values above 0 for `log_y`. Percent: y are fractions."""
+    scaled = [line._replace(points=[(x, 100 * y if percent else y) for x, y in line.points]) for line in lines]
+    xs = [x for line in scaled for x, _ in line.points]
+    ys = [y for line in scaled for _, y in line.points]
+    low, high = domain(ys, from_zero)
+    y_ticks = log_ticks(low, high) if log_y else ticks(low, high)
+    labels = tick_labels(y_ticks, " %" if percent else "")
+    left = 14 + _CHARACTER * max(map(len, labels))
+    x_scale = Scale(*domain(xs), left, _WIDTH - 18)
+    y_scale = Scale(low, high, _HEIGHT - 46, 34 if y_label else 16, log_y)
+    body = _grid(zip(y_ticks, labels, strict=True), y_scale, left) + _x_axis(x_scale, x_label)
+    body += _text(0, 13, y_label, "label") if y_label else ""
+    # References first, then all faint lines: no bold line is covered by another series' noise.
+    drawn = [(line, thin(line.points), _bold(line, smoothed)) for line in scaled if line.points]
+    for line, raw, bold in drawn:
+        if line.colour is None or bold != raw:
+            body += _path(raw, x_scale, y_scale, "ref" if line.colour is None else f"raw {_style(line.colour)}")
+    for line, _, bold in drawn:
+        if line.colour is not None:
+            body += _path(bold, x_scale, y_scale, f"line {_style(line.colour)}")
+            x, y = bold[-1]
+            body += _element("circle", cx=x_scale(x), cy=y_scale(y), r=3.2, class_=f"dot {_style(line.colour)}")
+    return _svg(_WIDTH, _HEIGHT, _describe(title, lines, percent), body)
+
+
+def scatter(
+    title: str, points: Sequence[tuple[str, float, float]], colours: Mapping[str, int], links: Sequence[Sequence[int]]
+) -> Svg:
+    """Points (group, x, y) coloured by group, both axes in the same unit; each link joins points through their middle.
+
+    Groups are named in the plot where their middles lie apart enough to read all the names.
+    """
+    width, height = 520, 460
+    xs, ys = [x for _, x, _ in points], [y for _, _, y in points]
+    x_scale, y_scale = _equal_scales(xs, ys, width, height)
+    x_ticks, y_ticks = (ticks(scale.low, scale.high) for scale in (x_scale, y_scale))
+    body = _grid(zip(y_ticks, tick_labels(y_ticks), strict=True), y_scale, x_scale.start, width)
+    body += "".join(_line(x_scale(x), y_scale.end, x_scale(x), y_scale.start, "grid") for x in x_ticks)
+    body += _x_axis(x_scale, "first component", height, x_ticks) + _text(0, 13, "second component", "label")
+    placed = [(group, x_scale(x), y_scale(y)) for group, x, y in points]
+    for slice_ in range(_SLICES):  # slice by slice, so that no language hides the others
+        for group in sorted(colours):
+            own = [(x, y) for name, x, y in placed if name == group][slice_::_SLICES]
+            body += _markers(own, colours[group]) if own else ""
+    body += "".join(_star([placed[i] for i in link], colours) for link in links)
+    body += _names(placed, colours)
+    groups = len({group for group, _, _ in points})
+    return _svg(width, height, f"{title}: {len(points):,} points of {groups} languages", body)
+
+
+def bar_chart(title: str, bars: Sequence[tuple[str, float]], best: str) -> Svg:
+    """Horizontal bars of fractions, with the value in % at each; the one named `best` is emphasised."""
+    row, top = 34, 6
+    left = 12 + 7.4 * max(len(name) for name, _ in bars)
+    scale = Scale(0, max(*(value for _, value in bars), 1e-9), left, _WIDTH - 68)
+    body = _line(left, 0, left, top + row * len(bars), "axis")
+    for i, (name, value) in enumerate(bars):
+        y = top + i * row
+        mark = " best" if name == best else ""
+        width = max(scale(value) - left, 1.0)
+        body += _text(left - 10, y + 19, name, f"tick{mark}", "end")
+        body += _element("rect", x=left, y=y + 4, width=width, height=row - 12, rx=3, class_=f"bar{mark}")
+        body += _text(left + width + 8, y + 20, f"{100 * value:.1f} %", f"value{mark}")
+    spoken = ", ".join(f"{name} {100 * value:.1f} %" for name, value in bars)
+    return _svg(_WIDTH, top + row * len(bars), f"{title}: {spoken}", body)
+
+
+def dumbbell_chart(title: str, rows: Sequence[Dumbbell], names: Sequence[str]) -> Svg:
+    """A row for each thing: its values (fractions) as dots joined by a line, a tick at the reference level."""
+    row, top = 28, 8
+    values = [v for item in rows for v in (*item.values, item.reference) if v is not None]
+    low, high = domain([100 * value for value in values], from_zero=True)
+    left = 16 + 7.6 * max(len(item.label) for item in rows)
+    bottom = top + row * len(rows)
+    x_scale = Scale(low, high, left, _WIDTH - 24)
+    x_ticks = ticks(low, high)
+    body = "".join(_line(x_scale(x), top, x_scale(x), bottom, "grid") for x in x_ticks)
+    body += _x_axis(x_scale, "", bottom + 46, x_ticks, " %")
+    for i, item in enumerate(rows):
+        y = top + (i + 0.5) * row
+        xs = [(k, x_scale(100 * value)) for k, value in enumerate(item.values) if value is not None]
+        body += _text(left - 10, y + 4.5, item.label, "tick", "end")
+        if xs:
+            body += _line(min(x for _, x in xs), y, max(x for _, x in xs), y, "bridge")
+        if item.reference is not None:
+            body += _line(x_scale(100 * item.reference), y - 7, x_scale(100 * item.reference), y + 7, "chance")
+        body += "".join(_element("circle", cx=x, cy=y, r=5, class_=f"time t{k}") for k, x in xs)
+    return _svg(_WIDTH, bottom + 30, f"{title}, by language: {', '.join(names)}", body)
+
+
+def swatch(colour: int | None, marker: bool = False) -> Svg:
+    """The sample of a legend entry: a line, or a scatter plot's marker."""
+    if marker and colour is not None:
+        return _svg(14, 14, "", _markers([(7, 7)], colour, "sample"), "swatch")
+    line_class = "ref" if colour is None else f"line {_style(colour)}"
+    return _svg(24, 14, "", _line(1, 7, 23, 7, line_class), "swatch")
+
+
+def time_swatch(time: int | None) -> Svg:
+    """The sample of a dumbbell chart's time, or of its reference level."""
+    mark = _line(7, 1, 7, 13, "chance") if time is None else _element("circle", cx=7, cy=7, r=5, class_=f"time t{time}")
+    return _svg(14, 14, "", mark, "swatch")
+
+
+def _bold(line: Line, smoothed: bool) -> list[tuple[float, float]]:
+    return thin(smooth(line.points) if smoothed and len(line.points) >= _SMOOTH_FROM else line.points)
+
+
+def _style(colour: int) -> str:
+    return f"c{colour % COLOURS} k{colour // COLOURS % 3}"
+
+
+def _describe(title: str, lines: Sequence[Line], percent: bool) -> str:
+    factor, unit = (100, " %") if percent else (1, "")
+    ends = [(line.name, line.points[0], line.points[-1]) for line in lines if line.points]
+    parts = [f"{name} from {factor * a[1]:.4g}{unit} to {factor * b[1]:.4g}{unit}" for name, a, b in ends]
+    return f"{title}: {'; '.join(parts)}"
+
+
+def _equal_scales(xs: Sequence[float], ys: Sequence[float], width: float, height: float) -> tuple[Scale, Scale]:
+    left, right, top, bottom = 52.0, width - 14.0, 26.0, height - 46.0
+    (x_low, x_high), (y_low, y_high) = domain(xs), domain(ys)
+    unit = 1.06 * max((x_high - x_low) / (right - left), (y_high - y_low) / (bottom - top))
+    x_half, y_half = unit * (right - left) / 2, unit * (bottom - top) / 2
+    x_mid, y_mid = (x_low + x_high) / 2, (y_low + y_high) / 2
+    x_scale = Scale(x_mid - x_half, x_mid + x_half, left, right)
+    return x_scale, Scale(y_mid - y_half, y_mid + y_half, bottom, top)
+
+
+def _markers(points: Points, colour: int, kind: str = "points") -> str:
+    """Points as one path: dots by round line caps, from the eleventh colour on squares, then crosses."""
+    shape = ("h0", "h0", "m-2.5-2.5l5 5m0-5l-5 5")[colour // COLOURS % 3]
+    path = "".join(f"M{_number(x)} {_number(y)}{shape}" for x, y in points)
+    return _element("path", d=path, class_=f"{kind} m{colour // COLOURS % 3} c{colour % COLOURS}")
+
+
+def _star(points: Sequence[tuple[str, float, float]], colours: Mapping[str, int]) -> str:
+    x_mid, y_mid = (sum(values) / len(points) for values in ([p[1] for p in points], [p[2] for p in points]))
+    spokes = "".join(f"M{_number(x_mid)} {_number(y_mid)}L{_number(x)} {_number(y)}" for _, x, y in points)
+    ends = "".join(
+        _element("circle", cx=x, cy=y, r=4, class_=f"end c{colours[group] % COLOURS}") for group, x, y in points
+    )
+    return _element("path", d=spokes, class_="link") + ends
+
+
+def _names(placed: Sequence[tuple[str, float, float]], colours: Mapping[str, int]) -> str:
+    """Each group's name at its middle; none at all where two would overlap."""
+    middles = []
+    for group in sorted(colours):
+        own = [(x, y) for name, x, y in placed if name == group]
+        if own:
+            middles.append((group, sum(x for x, _ in own) / len(own), sum(y for _, y in own) / len(own)))
+    for i, (name, x, y) in enumerate(middles):
+        for other, x_other, y_other in middles[:i]:
+            if abs(x - x_other) < 5 * (len(name) + len(other)) + 8 and abs(y - y_other) < 20:
+                return ""
+    return "".join(_text(x, y + 5, name, "name", "middle") for name, x, y in middles)
+
+
+def _grid(labelled: Iterable[tuple[float, str]], y_scale: Scale, left: float, width: float = _WIDTH) -> str:
+    parts = []
+    for value, label in labelled:
+        y = y_scale(value)
+        parts.append(_line(left, y, width - 14, y, "grid") + _text(left - 8, y + 4.5, label, "tick", "end"))
+    return "".join(parts)
+
+
+def _x_axis(
+    scale: Scale, label: str, height: float = _HEIGHT, values: Sequence[float] | None = None, suffix: str = ""
+) -> str:
+    values = ticks(scale.low, scale.high) if values is None else values
+    y = height - 46
+    body = _line(scale.start, y, scale.end, y, "axis")
+    for value, text in zip(values, tick_labels(values, suffix), strict=True):
+        body += _line(scale(value), y, scale(value), y + 5, "axis") + _text(
+            scale(value), y + 21, text, "tick", "middle"
+        )
+    return body + (_text(scale.end, height - 4, label, "label", "end") if label else "")
+
+
+def _path(points: Points, x_scale: Scale, y_scale: Scale, class_: str) -> str:
+    steps = [f"{_number(x_scale(x))} {_number(y_scale(y))}" for x, y in points]
+    return _element("path", d="M" + "L".join(steps), class_=class_)
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
+    return _element("path", d=f"M{_number(x1)} {_number(y1)}L{_number(x2)} {_number(y2)}", class_=class_)
+
+
+def _text(x: float, y: float, text: str, class_: str, anchor: str = "start") -> str:
+    return _element("text", html.escape(text), x=x, y=y, class_=class_, text_anchor=anchor)
+
+
+def _svg(width: float, height: float, label: str, body: str, class_: str = "chart") -> Svg:
+    spoken: dict[str, str] = {"role": "img", "aria-label": label} if label else {"aria-hidden": "true"}
+    return Svg(_element("svg", body, viewBox=f"0 0 {_number(width)} {_number(height)}", class_=class_, **spoken))
+
+
+def _element(name: str, body: str = "", **attributes: str | float) -> str:
+    """An element; attribute names as in SVG with _ for -, `class_` for class. `body` is markup."""
+    parts = [name]
+    for key, value in attributes.items():
+        shown = html.escape(value) if isinstance(value, str) else _number(value)
+        parts.append(f'{key.rstrip("_").replace("_", "-")}="{shown}"')
+    return f"<{' '.join(parts)}>{body}</{name}>" if body else f"<{' '.join(parts)}/>"
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
