@@ -57,9 +57,7 @@ class CalibrationConfig(StrictModel):
     csls_k: int = Field(default=10, ge=1, description="neighbours that measure how much of a hub a row is")
     damping: float = Field(default=1.0, gt=0, description="weight of the rotation so far against the pairs")
     minimum_gain: float = Field(default=0.1, ge=0, lt=1, description="share of neighbours' distance to gain")
-    fit_rows: int = Field(
-        default=10_000, ge=4, description="rows a language that fit and judge the rotation, half each"
-    )
+    fit_rows: int = Field(default=5_000, ge=4, description="rows a language that fit and judge the rotation, half each")
     seed: int = Field(default=0, ge=0)
     resources: CalibrationResources = CalibrationResources()
 

@@ -5,8 +5,8 @@
     pieces.json           the pieces in order, with rows by language
 
 A piece is read whole and its two objects are hashed against the manifest before a byte of them is used, so a
-truncated upload or a flipped bit is an error and never a wrong neighbour. For 65,536 rows of 384 float32 (100 MB) hashing
-takes 0.06 s of the 0.2 s that reading them takes. Memory: two copies of one piece.
+truncated upload or a flipped bit is an error and never a wrong neighbour. For 65,536 rows of 384 float32 (100 MB)
+hashing takes 0.06 s of the 0.2 s that reading them takes. Memory: two copies of one piece.
 """
 
 from __future__ import annotations

@@ -11,15 +11,16 @@ because sentences of two corpora are no translations of each other (word lists a
   singular value decomposition throws them. A map that fits exactly is a fixed point, so nothing is biased.
 - The best map must take a tenth off the neighbours' mean cosine distance, or the identity stays.
 
-Measured. Real and unpaired (novels or Tatoeba's sides, fr es pl to en, English MiniLM, 384 dimensions): maps with damping
-0.1 to 32 take at most 4 % off the distance and change Tatoeba accuracy by +0.6 to -13.6 points; maps fitted to half of
-Tatoeba's translations take off 16 to 19 % of its distance (of the novels' nothing: the criterion cannot see them there, and
-the identity stays). Two unpaired samples of one distribution, 8 to 64 dimensions, turned by 30 or 60 degrees: 26 to 67 %,
-and the map comes nearer to the true one. The mean CSLS of mutual neighbours will not do as criterion: it measures how far
-neighbours stand out, and on unpaired rows it was higher for spaces 60 degrees apart than for equal ones.
+Measured. Real and unpaired (novels or Tatoeba's sides, fr es pl to en, English MiniLM, 384 dimensions): maps with
+damping 0.1 to 32 take at most 4 % off the distance and change Tatoeba accuracy by +0.6 to -13.6 points; maps
+fitted to half of Tatoeba's translations take off 16 to 19 % of its distance (of the novels' nothing: the criterion
+cannot see them there, and the identity stays). Two unpaired samples of one distribution, 8 to 64 dimensions,
+turned by 30 or 60 degrees: 26 to 67 %, and the map comes nearer to the true one. The mean CSLS of mutual
+neighbours will not do as criterion: it measures how far neighbours stand out, and on unpaired rows it was higher
+for spaces 60 degrees apart than for equal ones.
 
-Cost: eight products [n, D] x [D, n] an iteration, n = half the rows, block by block. At 384 dimensions, on two cores that
-others used too: 1 to 4 s a language at 4,000 to 5,000 rows, 25 to 40 s at 10,000.
+Cost: eight products [n, D] x [D, n] an iteration, n = half the rows, block by block. At 384 dimensions, on two
+cores that others used too: 1 to 4 s a language at 4,000 to 5,000 rows, 25 to 40 s at 10,000.
 """
 
 from __future__ import annotations
