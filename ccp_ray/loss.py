@@ -66,7 +66,8 @@ def _direction(
     logits = torch.cat([in_group_PP, in_bank_PM], dim=1)
     logits = logits.masked_fill(torch.cat([duplicate_PP, duplicate_PM], dim=1), float("-inf"))
     truth_P = torch.arange(len(logits), device=logits.device)
-    return F.cross_entropy(logits, truth_P), in_group_PP.detach(), duplicate_PP, in_bank_PM.detach(), duplicate_PM
+    rivals_PP = in_group_PP.detach().masked_fill(duplicate_PP, float("-inf"))  # a second copy beats no partner
+    return F.cross_entropy(logits, truth_P), rivals_PP, duplicate_PP, in_bank_PM.detach(), duplicate_PM
 
 
 def _same(candidates_C: torch.Tensor, query_P: torch.Tensor, key_P: torch.Tensor) -> torch.Tensor:
