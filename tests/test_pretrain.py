@@ -121,7 +121,7 @@ def test_a_damaged_checkpoint_is_passed_over(trained: Artifact, corpus: Artifact
     assert pretrain(corpus.uri, str(output), configured()).fingerprint == trained.fingerprint
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("stage", [0, 3])
 def test_zero_stages_give_the_same_losses(trained: Artifact, corpus: Artifact, tmp_path: Path, stage: int) -> None:
     other = pretrain(corpus.uri, str(tmp_path / "stage"), configured(deepspeed={"zero_stage": stage}))
     for one, two in zip(rows(other), rows(trained), strict=True):
