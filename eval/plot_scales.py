@@ -1,8 +1,8 @@
 """Axes: round ticks, their labels, and lines made fit to draw.
 
 Ticks are multiples of 1, 2 or 5 times a power of ten, so at least two and at most `most` of them lie on any axis.
-Smoothing is a moving average whose window shrinks at both ends: straight lines stay as they are, the last point is
-the run's last value. Thinning keeps the lowest and highest point of each stretch, so a spike is never lost.
+Smoothing is a moving straight line: trends keep their slope and the ends do not follow the noise of one point.
+Thinning keeps the lowest and highest point of each stretch, so a spike is never lost.
 """
 
 from __future__ import annotations
@@ -11,13 +11,19 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-_MINUS = "\N{MINUS SIGN}"  # as wide as the plus and the digits
+import numpy as np
+from numpy.typing import NDArray
+
+MINUS = "\N{MINUS SIGN}"  # as wide as the plus and the digits
 
 Points = Sequence[tuple[float, float]]
 
 
-def domain(values: Sequence[float], from_zero: bool = False) -> tuple[float, float]:
-    """(low, high) of an axis for these values, never empty: a constant gets room around it."""
+def domain(values: Sequence[float], from_zero: bool = False, margin: float = 0.0) -> tuple[float, float]:
+    """(low, high) of an axis for these values, never empty: a constant gets room around it.
+
+    `margin` is the share of the range to leave free at each end that is not 0.
+    """
     low, high = min(values), max(values)
     if from_zero:
         low, high = min(low, 0.0), max(high, 0.0)
@@ -25,7 +31,8 @@ def domain(values: Sequence[float], from_zero: bool = False) -> tuple[float, flo
     if high - low <= 1e-6 * size or size == 0:
         room = 0.1 * size or 1.0
         return (low if from_zero and low == 0 else low - room), high + room
-    return low, high
+    room = margin * (high - low)
+    return low - (room if low else 0), high + (room if high else 0)
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -53,25 +60,39 @@ def tick_labels(values: Sequence[float], suffix: str = "") -> list[str]:
     """Distinct labels with the same number of decimals; thousands as 20k, small numbers as 2e-5."""
     top = max(map(abs, values), default=0.0)
     if 0 < top < 1e-3:
-        return [_scientific(value) + suffix for value in values]
+        return [scientific(value) + suffix for value in values]
     divisor, unit = next(((d, u) for d, u in ((1e9, "G"), (1e6, "M"), (1e4, "k")) if top >= d), (1.0, ""))
     divisor = 1e3 if unit == "k" else divisor
     scaled = [value / divisor for value in values]
     decimals = next((d for d in range(9) if all(_fits(value, d) for value in scaled)), 9)
-    return [f"{value:,.{decimals}f}{unit if value else ''}".replace("-", _MINUS) + suffix for value in scaled]
+    return [f"{value:,.{decimals}f}{unit if value else ''}".replace("-", MINUS) + suffix for value in scaled]
+
+
+def scientific(value: float, digits: int = 6) -> str:
+    """A small number as 2e-5, without needless digits."""
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.{digits}e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}".replace("-", MINUS)
 
 
 def smooth(points: Points) -> list[tuple[float, float]]:
-    """A centred moving average over about a fifteenth of the points, narrower towards both ends."""
-    half = len(points) // 30 + 1
-    sums = [0.0]
-    for _, y in points:
-        sums.append(sums[-1] + y)
-    out = []
-    for i, (x, _) in enumerate(points):
-        reach = min(half, i, len(points) - 1 - i)
-        out.append((x, (sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1)))
-    return out
+    """At each point the straight line that fits its neighbourhood, a twelfth of all points, best."""
+    y_N = np.array([y for _, y in points], dtype=np.float64)
+    index_N = np.arange(len(y_N))
+    half = len(y_N) // 24 + 1
+    start_N, end_N = np.maximum(index_N - half, 0), np.minimum(index_N + half + 1, len(y_N))
+
+    def total(values_N: NDArray[np.float64]) -> NDArray[np.float64]:
+        sums_N = np.concatenate([[0.0], np.cumsum(values_N)])
+        return np.asarray(sums_N[end_N] - sums_N[start_N])
+
+    count_N = end_N - start_N
+    mean_index_N, mean_y_N = (start_N + end_N - 1) / 2, total(y_N) / count_N
+    spread_N = count_N * (count_N**2 - 1) / 12  # sum of squared distances of consecutive integers from their mean
+    slope_N = (total(index_N * y_N) - count_N * mean_index_N * mean_y_N) / np.maximum(spread_N, 0.5)
+    fitted_N = mean_y_N + slope_N * (index_N - mean_index_N)
+    return [(x, float(y)) for (x, _), y in zip(points, fitted_N, strict=True)]
 
 
 def thin(points: Points, most: int = 400) -> list[tuple[float, float]]:
@@ -104,10 +125,3 @@ class Scale(NamedTuple):
 
 def _fits(value: float, decimals: int) -> bool:
     return math.isclose(round(value, decimals), value, rel_tol=1e-9, abs_tol=1e-12)
-
-
-def _scientific(value: float) -> str:
-    if value == 0:
-        return "0"
-    mantissa, exponent = f"{value:.6e}".split("e")
-    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}".replace("-", _MINUS)

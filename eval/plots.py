@@ -16,7 +16,7 @@ from eval.plot_scales import Points, Scale, domain, log_ticks, smooth, thin, tic
 
 COLOURS = 10
 _WIDTH, _HEIGHT = 520, 300
-_CHARACTER = 7.2  # mean width of a digit at the 13 px of tick labels
+_CHARACTER = 8.2  # mean width at 15 px, the largest size that the style sheet gives tick labels
 _SMOOTH_FROM = 12
 _SLICES = 6
 
@@ -59,7 +59,7 @@ def line_chart(
     scaled = [line._replace(points=[(x, 100 * y if percent else y) for x, y in line.points]) for line in lines]
     xs = [x for line in scaled for x, _ in line.points]
     ys = [y for line in scaled for _, y in line.points]
-    low, high = domain(ys, from_zero)
+    low, high = domain(ys, from_zero, 0 if log_y else 0.04)
     y_ticks = log_ticks(low, high) if log_y else ticks(low, high)
     labels = tick_labels(y_ticks, " %" if percent else "")
     left = 14 + _CHARACTER * max(map(len, labels))
@@ -108,8 +108,8 @@ def scatter(
 def bar_chart(title: str, bars: Sequence[tuple[str, float]], best: str) -> Svg:
     """Horizontal bars of fractions, with the value in % at each; the one named `best` is emphasised."""
     row, top = 34, 6
-    left = 12 + 7.4 * max(len(name) for name, _ in bars)
-    scale = Scale(0, max(*(value for _, value in bars), 1e-9), left, _WIDTH - 68)
+    left = 12 + _CHARACTER * max(len(name) for name, _ in bars)
+    scale = Scale(0, max(*(value for _, value in bars), 1e-9), left, _WIDTH - 76)
     body = _line(left, 0, left, top + row * len(bars), "axis")
     for i, (name, value) in enumerate(bars):
         y = top + i * row
@@ -126,8 +126,8 @@ def dumbbell_chart(title: str, rows: Sequence[Dumbbell], names: Sequence[str]) -
     """A row for each thing: its values (fractions) as dots joined by a line, a tick at the reference level."""
     row, top = 28, 8
     values = [v for item in rows for v in (*item.values, item.reference) if v is not None]
-    low, high = domain([100 * value for value in values], from_zero=True)
-    left = 16 + 7.6 * max(len(item.label) for item in rows)
+    low, high = domain([100 * value for value in values], True, 0.04)
+    left = 14 + _CHARACTER * max(len(item.label) for item in rows)
     bottom = top + row * len(rows)
     x_scale = Scale(low, high, left, _WIDTH - 24)
     x_ticks = ticks(low, high)
@@ -195,7 +195,7 @@ def _star(points: Sequence[tuple[str, float, float]], colours: Mapping[str, int]
     x_mid, y_mid = (sum(values) / len(points) for values in ([p[1] for p in points], [p[2] for p in points]))
     spokes = "".join(f"M{_number(x_mid)} {_number(y_mid)}L{_number(x)} {_number(y)}" for _, x, y in points)
     ends = "".join(
-        _element("circle", cx=x, cy=y, r=4, class_=f"end c{colours[group] % COLOURS}") for group, x, y in points
+        _element("circle", cx=x, cy=y, r=3.5, class_=f"end c{colours[group] % COLOURS}") for group, x, y in points
     )
     return _element("path", d=spokes, class_="link") + ends
 
@@ -232,7 +232,7 @@ def _x_axis(
         body += _line(scale(value), y, scale(value), y + 5, "axis") + _text(
             scale(value), y + 21, text, "tick", "middle"
         )
-    return body + (_text(scale.end, height - 4, label, "label", "end") if label else "")
+    return body + (_text(scale.end, height - 6, label, "label", "end") if label else "")
 
 
 def _path(points: Points, x_scale: Scale, y_scale: Scale, class_: str) -> str:

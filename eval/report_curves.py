@@ -31,11 +31,11 @@ class _Chart(NamedTuple):
 _TRAINING = (
     _Chart("contrastive", "Contrastive loss", "nats", "Both directions.", ("chance", "guessing"), from_zero=False),
     _Chart("mlm", "Masked language modelling loss", "nats", "", from_zero=False),
-    _Chart("accuracy", "In-group accuracy", "%", "The context is told from the group's other sentences.", percent=True),
+    _Chart("accuracy", "In-group accuracy", "", "The context is told from the group's other sentences.", percent=True),
     _Chart("lr", "Learning rate", "", "Of the encoder.", smooth=False),
     _Chart("tokens_per_s", "Training speed", "tokens/s", ""),
     _Chart("staleness_gap", "Staleness gap", "cosine", "Near zero is healthy; growing is the shortcut.", health=True),
-    _Chart("bank_fill", "Bank fill", "% of slots", "", health=True, percent=True, smooth=False),
+    _Chart("bank_fill", "Bank fill", "", "Share of slots that hold a key.", health=True, percent=True, smooth=False),
     _Chart("bank_age", "Bank age", "steps", "Mean age of the negatives in use.", health=True, smooth=False),
 )
 _PROBE = (
@@ -65,7 +65,9 @@ def _alone(curve: Curve) -> bool:
 
 
 def _training(chart: _Chart, rows: Sequence[Row]) -> Curve | None:
-    series, dropped = _series(chart.key, [(row["step"], row[chart.key]) for row in rows if chart.key in row])
+    series, dropped = _series(
+        chart.key.replace("_", " "), [(row["step"], row[chart.key]) for row in rows if chart.key in row]
+    )
     if not any(y for _, y in series.points):
         return None
     lines = [series]

@@ -17,7 +17,7 @@ _BEST = " ★"
 def render_markdown(data: ReportData, result: str) -> str:
     """The report in GitHub's Markdown. `result` is its one sentence, or empty."""
     parts = [f"# {_plain(data.title)}"]
-    parts += [_plain(data.created)] if data.created else []
+    parts += [_plain(tables.moment(data.created))] if data.created else []
     parts += [f"**{_plain(result)}**"] if result else []
     if data.headline:
         parts.append("\n".join(f"- **{_plain(label)}:** {_plain(value)}" for label, value in data.headline))
@@ -50,7 +50,8 @@ def _retrieval(data: list[RetrievalTable]) -> list[str]:
 
 
 def _curves(heading: str, curves: list[Curve]) -> list[str]:
-    return [f"## {heading}", _table(tables.curves(curves))] if curves else []
+    table = tables.curves(curves)
+    return [f"## {heading}", _table(table)] if table.rows else []
 
 
 def _noted(table: Table, note: str) -> list[str]:

@@ -87,7 +87,7 @@ class Curve(StrictModel):
     section: Literal["training", "health"] = "training"
     percent: bool = Field(default=False, description="y is a fraction, shown in %")
     from_zero: bool = Field(default=False, description="the y axis includes 0")
-    smooth: bool = Field(default=False, description="draw a moving average over the faint raw line")
+    smooth: bool = Field(default=False, description="draw a smoothed line over the faint raw one")
     by_language: bool = Field(default=False, description="series are languages: same colours as elsewhere")
 
     @model_validator(mode="after")

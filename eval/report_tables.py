@@ -6,11 +6,13 @@ what a single cell lacks is a dash. Ties for the best of a row are judged at the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from eval.plot_scales import MINUS, scientific
 from eval.report_model import (
     ArtifactRow,
     Context,
@@ -74,12 +76,18 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
 
 
+def moment(text: str) -> str:
+    """A time in ISO 8601 as 2025-11-23 21:40 UTC; any other text as it is."""
+    iso = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::\d\d(?:\.\d+)?)?(?:Z|\+00:00)", text)
+    return f"{iso[1]} {iso[2]} UTC" if iso else text
+
+
 def figure(value: float) -> str:
     """Any measurement, with decimals that fit its size."""
     if value and abs(value) < 1e-3:
-        return f"{value:.1e}"
+        return scientific(value, 1)
     decimals = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3
-    return f"{value:,.{decimals}f}"
+    return f"{value:,.{decimals}f}".replace("-", MINUS)
 
 
 def macro_columns(table: RetrievalTable) -> list[str]:
@@ -97,13 +105,13 @@ def retrieval(table: RetrievalTable) -> Table:
     """Accuracy by pair and variant, the mean over pairs last."""
     rows = [[Cell(row.pair), *_scores([row.values.get(column) for column in table.columns])] for row in table.rows]
     if table.macro:
-        rows.append([Cell("mean of pairs"), *_scores([table.macro.get(column) for column in table.columns])])
+        rows.append([Cell("mean"), *_scores([table.macro.get(column) for column in table.columns])])
     return Table(["pair", *table.columns], rows, total=bool(table.macro))
 
 
 def directions(table: RetrievalTable) -> Table | None:
     """Both directions of each pair, forward / backward; None where they were not measured."""
-    values = [(row.pair, row.values) for row in table.rows] + ([("mean of pairs", table.macro)] if table.macro else [])
+    values = [(row.pair, row.values) for row in table.rows] + ([("mean", table.macro)] if table.macro else [])
     if all(score.forward is None and score.backward is None for _, scores in values for score in scores.values()):
         return None
     rows = [[Cell(pair), *(Cell(_both(scores.get(column))) for column in table.columns)] for pair, scores in values]
@@ -120,15 +128,14 @@ def context(data: Context) -> Table:
     ]
     kept = [(name, get) for name, get in accuracies if any(get(row) is not None for row in data.rows)]
     with_n = any(row.n is not None for row in data.rows)
+    judged = [name != "chance" for name, _ in kept]
     rows = []
     for row in data.rows:
-        values = [get(row) for _, get in kept]
-        cells = _best([v if name != "chance" else None for (name, _), v in zip(kept, values, strict=True)])
-        cells = [Cell(percent(value), cell.best) for cell, value in zip(cells, values, strict=True)]
-        rows.append([Cell(row.lang), *cells, *([Cell(count(row.n))] if with_n else [])])
+        last = [Cell(count(row.n))] if with_n else []
+        rows.append([Cell(row.lang), *_best([get(row) for _, get in kept], judged), *last])
     if total := len(data.rows) > 1:
         means = [_mean([get(row) for row in data.rows]) for _, get in kept]
-        rows.append([Cell("mean"), *(Cell(percent(value)) for value in means), *([Cell("")] if with_n else [])])
+        rows.append([Cell("mean"), *_best(means, judged), *([Cell("")] if with_n else [])])
     return Table(["language", *(name for name, _ in kept), *(["sentences"] if with_n else [])], rows, total=total)
 
 
@@ -205,17 +212,17 @@ def _listed(
 
 
 def _scores(scores: Sequence[Score | None]) -> list[Cell]:
-    return _best([score.mean if score else None for score in scores])
+    return _best([score.mean if score else None for score in scores], [True] * len(scores))
 
 
-def _best(values: Sequence[float | None]) -> list[Cell]:
-    """Percentages, the highest marked: all of the equals, none if there is nothing to compare."""
+def _best(values: Sequence[float | None], judged: Sequence[bool]) -> list[Cell]:
+    """Percentages; of those judged the highest is marked: all of the equals, none if there is nothing to compare."""
     shown = [percent(value) for value in values]
-    known = [(value, text) for value, text in zip(values, shown, strict=True) if value is not None]
-    top = max(known)[1] if len(known) > 1 else None
-    if all(text == top for _, text in known):
-        top = None
-    return [Cell(text, best=text == top) for text in shown]
+    known = {
+        text: value for value, text, among in zip(values, shown, judged, strict=True) if among and value is not None
+    }
+    top = max(known, key=lambda text: known[text]) if len(known) > 1 else None
+    return [Cell(text, best=among and text == top) for text, among in zip(shown, judged, strict=True)]
 
 
 def _both(score: Score | None) -> str:
