@@ -1,7 +1,7 @@
 """Evaluate an encoder: embed each benchmark's sentences once, score them raw and after each calibration step.
 
     texts/BENCHMARK.jsonl.gz     what was embedded: id, lang, text
-    embeddings/BENCHMARK/        an embeddings artifact of its own
+    embeddings/                  an embeddings artifact of its own, of all benchmarks at once
     results.json                 the scores; all accuracies are fractions of 1
 
     {"benchmarks": {NAME: {
@@ -28,13 +28,13 @@ from typing import Any
 
 from pydantic import Field
 
-from ccp_ray.artifact import Artifact, InputRef, Output, Request, digest_json, open_artifact, open_output
+from ccp_ray.artifact import Artifact, InputRef, Request, digest_json, open_artifact, open_output
 from ccp_ray.calibration import Calibration, CalibrationConfig
 from ccp_ray.config import StrictModel
 from ccp_ray.embed import EmbedConfig, embed
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import DataError, UsageError
-from ccp_ray.ledger import FileRecord, put_bytes
+from ccp_ray.ledger import put_bytes
 from ccp_ray.model_source import model_reference
 from ccp_ray.storage import absolute_uri
 from eval.context import ContextConfig, load_context
@@ -92,15 +92,15 @@ def evaluate(
     if isinstance(target, Artifact):
         return target
     started = time.monotonic()
-    files: list[FileRecord] = []
     results: dict[str, Any] = {}
     seconds: dict[str, float] = {}
     try:
+        files = [put_bytes(target.store, f"texts/{name}.jsonl.gz", texts[name]) for name in loaded]
+        embedded = embed(encoder, target.store.uri("texts"), target.store.uri("embeddings"), config.embed)
+        vectors = Vectors.read(Embeddings.open(embedded.uri))
         for name, benchmark in loaded.items():
-            files.append(put_bytes(target.store, f"texts/{name}.jsonl.gz", texts[name]))
-            vectors = _embed(encoder, target, name, config)
             scoring = time.monotonic()
-            results[name] = score_benchmark(benchmark, vectors, given, config.calibration)
+            results[name] = score_benchmark(benchmark, vectors.of(benchmark), given, config.calibration)
             seconds[name] = time.monotonic() - scoring
     except DataError:
         target.abandon()
@@ -138,12 +138,6 @@ def score_benchmark(
 def _own_config(benchmark: Benchmark, config: CalibrationConfig) -> CalibrationConfig:
     """Context retrieval stays within a language, so a rotation would be learned for nothing."""
     return config.model_copy(update={"rotate": False}) if benchmark.name == "context" else config
-
-
-def _embed(encoder: str, target: Output, name: str, config: EvaluateConfig) -> Vectors:
-    texts = target.store.uri(f"texts/{name}.jsonl.gz")
-    artifact = embed(encoder, texts, target.store.uri(f"embeddings/{name}"), config.embed)
-    return Vectors.read(Embeddings.open(artifact.uri))
 
 
 def _places(benchmarks: Sequence[str], data: str | Mapping[str, str]) -> dict[str, str]:

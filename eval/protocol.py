@@ -77,9 +77,12 @@ class Vectors:
                 found.setdefault(lang, []).append(vectors_ND[languages == lang])
         return cls(ids, {lang: np.concatenate(parts) for lang, parts in found.items()})
 
-    def ids(self) -> dict[str, list[str]]:
-        """Ids of each language, in row order."""
-        return {lang: list(rows) for lang, rows in self._rows.items()}
+    def of(self, benchmark: Benchmark) -> Vectors:
+        """Those of one benchmark's texts."""
+        ids: dict[str, list[str]] = {}
+        for text in benchmark.texts():
+            ids.setdefault(text.lang, []).append(text.id)
+        return Vectors(ids, {lang: self.get(names, lang) for lang, names in ids.items()})
 
     def get(self, ids: Sequence[str], lang: str) -> FloatArray:
         """Vectors [len(ids), D]. Raises DataError for an id without one."""

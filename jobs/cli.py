@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jobs.bench import bench
 from jobs.calibrate import calibrate
 from jobs.command import main as run_verbs
 from jobs.doctor import doctor_command
@@ -22,7 +23,7 @@ def main() -> None:
     """Entry point of `ccp-ray`."""
     run_verbs(
         *(pipeline_command, generate, prepare, pretrain, embed, calibrate, index, search, evaluate),
-        *(status, verify, doctor_command, fetch_data),
+        *(status, verify, doctor_command, fetch_data, bench),
     )
 
 

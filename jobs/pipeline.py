@@ -76,7 +76,7 @@ class PipelineConfig(StrictModel):
         return text.replace("{data}", self.data or "")
 
 
-class _Stages:
+class Stages:
     """Runs stages below the output and keeps what the report tells about them."""
 
     def __init__(self, output: str) -> None:
@@ -95,7 +95,13 @@ class _Stages:
 
 def pipeline(config: PipelineConfig, output: str) -> Artifact:
     """Run every stage that is not finished. Returns the report's artifact."""
-    stages = _Stages(output)
+    stages = Stages(output)
+    run_stages(config, stages)
+    return report(config.title, stages.finished, config, f"{stages.output}/report")
+
+
+def run_stages(config: PipelineConfig, stages: Stages) -> None:
+    """Everything but the report."""
     documents = [config.path(text) for text in config.documents]
     benchmarks = {name: config.path(place) if place else None for name, place in config.benchmarks.items()}
     if config.languages is not None:
@@ -111,11 +117,10 @@ def pipeline(config: PipelineConfig, output: str) -> Artifact:
     stages.run(
         "index", lambda uri: index(made["embeddings"].uri, uri, config.index, calibration=made["calibration"].uri)
     )
-    return report(config.title, stages.finished, config, f"{stages.output}/report")
 
 
 def _evaluated(
-    stages: _Stages, prefix: str, encoder: str, corpus: Artifact, data: dict[str, str], config: PipelineConfig
+    stages: Stages, prefix: str, encoder: str, corpus: Artifact, data: dict[str, str], config: PipelineConfig
 ) -> None:
     """Embeddings of the corpus, their calibration and the evaluation of one encoder."""
     vectors = stages.run(f"{prefix}embeddings", lambda uri: embed(encoder, corpus.uri, uri, config.embed))
@@ -123,7 +128,7 @@ def _evaluated(
     stages.run(f"{prefix}evaluation", lambda uri: evaluate(encoder, list(data), data, uri, fitted.uri, config.evaluate))
 
 
-def _before(stages: _Stages, corpus: Artifact, config: PipelineConfig) -> str:
+def _before(stages: Stages, corpus: Artifact, config: PipelineConfig) -> str:
     """The encoder that training starts from."""
     source = starting_source(corpus, config.pretrain)
     if source:

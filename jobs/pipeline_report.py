@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import platform
@@ -77,7 +78,7 @@ def _report_data(
         "curves": from_metrics(_metrics(made["encoder"])),
         "verdict": "; ".join(problems) or "No collapse, divergence or staleness shortcut was seen.",
         "projections": _projections(made),
-        "stages": [_stage(item) for item in stages],
+        "stages": [stage_figures(item) for item in stages],
         "artifacts": [_artifact(item) for item in stages],
         "config_yaml": yaml.safe_dump(semantic(config), sort_keys=False, allow_unicode=True),
         "environment": _environment(made["encoder"]),
@@ -141,11 +142,15 @@ def _projections(made: Mapping[str, Artifact]) -> list[dict[str, Any]]:
 
     evaluation = made["evaluation"]
     name = next(name for name in ("translations", "tatoeba", "context") if name in evaluation.summary["benchmarks"])
-    vectors = Vectors.read(Embeddings.open(f"{evaluation.uri}/embeddings/{name}"))
+    vectors = Vectors.read(Embeddings.open(f"{evaluation.uri}/embeddings"))
     calibration = Calibration.open(made["calibration"].uri)
+    lines = gzip.decompress(evaluation.store.read(f"texts/{name}.jsonl.gz")).splitlines()
+    ids: dict[str, list[str]] = {}
+    for text in map(json.loads, lines):
+        ids.setdefault(text["lang"], []).append(text["id"])
+    chosen = {lang: vectors.get(names[:_POINTS], lang) for lang, names in ids.items()}
     panels = []
     for title, steps in (("Before calibration", VARIANTS["raw"]), ("After calibration", VARIANTS["rotate"])):
-        chosen = {lang: vectors.get(ids[:_POINTS], lang) for lang, ids in vectors.ids().items()}
         points = project({lang: calibration.apply(rows, lang, steps) for lang, rows in chosen.items()})
         flat = [
             {"lang": lang, "x": float(x), "y": float(y)} for lang, rows in points.items() for x, y in np.asarray(rows)
@@ -154,11 +159,13 @@ def _projections(made: Mapping[str, Artifact]) -> list[dict[str, Any]]:
     return panels
 
 
-def _stage(item: Finished) -> dict[str, Any]:
+def stage_figures(item: Finished) -> dict[str, Any]:
+    """A stage's time, speed, padding efficiency and peak memory; None where a figure has no meaning."""
     summary, measured = item.artifact.summary, item.artifact.measured
     seconds = float(measured.get("seconds", item.seconds))
-    rows = summary.get("rows")
-    tokens = summary.get("tokens")
+    languages = summary.get("languages", {}).values() if item.artifact.kind == "corpus" else ()
+    rows = summary.get("rows", summary.get("sentences")) or sum(facts["sentences"] for facts in languages) or None
+    tokens = summary["tokens"] if item.artifact.kind == "embeddings" else sum(f["tokens"] for f in languages) or None
     return {
         "stage": item.name,
         "seconds": seconds,

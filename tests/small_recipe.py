@@ -12,7 +12,14 @@ import yaml
 
 RECIPE: dict[str, Any] = {
     "title": "test",
-    "languages": {"count": 3, "concepts": 60, "documents": 30, "dev_documents": 4, "sentences": 10, "test_sentences": 60},
+    "languages": {
+        "count": 3,
+        "concepts": 60,
+        "documents": 30,
+        "dev_documents": 4,
+        "sentences": 10,
+        "test_sentences": 60,
+    },
     "benchmarks": {"translations": None, "context": None},
     "baseline": False,
     "prepare": {"tokenizer": {"vocabulary": 600}},
@@ -47,5 +54,8 @@ def start(verb: str, *arguments: str, environment: Mapping[str, str], log: Path)
     """A verb in a process of its own; its output goes to `log`."""
     with open(log, "ab") as sink:
         return subprocess.Popen(
-            [sys.executable, "-m", f"jobs.{verb}", *arguments], stdout=sink, stderr=subprocess.STDOUT, env=dict(environment)
+            [sys.executable, "-m", f"jobs.{verb}", *arguments],
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
         )

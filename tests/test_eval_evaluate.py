@@ -101,7 +101,7 @@ def test_scores_equal_those_by_hand(folder: Path) -> None:
 def test_inner_and_outer_artifacts_stand_side_by_side(folder: Path) -> None:
     artifact = evaluate("encoder", ["translations"], str(folder), str(folder / "out"))
     assert [record.path for record in artifact.files] == ["results.json", "texts/translations.jsonl.gz"]
-    inner = Embeddings.open(str(folder / "out/embeddings/translations"))
+    inner = Embeddings.open(str(folder / "out/embeddings"))
     assert inner.rows == 3 * LINES
 
 

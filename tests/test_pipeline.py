@@ -51,7 +51,9 @@ def test_killed_in_every_stage_it_ends_as_an_undisturbed_run_on_another_server(
     rclone_bucket: Bucket, moto_bucket: Bucket, tmp_path: Path
 ) -> None:
     recipe = write_recipe(tmp_path)
-    moto, rclone = (_environment(bucket.server, tmp_path / bucket.server.name) for bucket in (moto_bucket, rclone_bucket))
+    moto, rclone = (
+        _environment(bucket.server, tmp_path / bucket.server.name) for bucket in (moto_bucket, rclone_bucket)
+    )
     undisturbed, killed = f"{moto_bucket.uri}/run", f"{rclone_bucket.uri}/run"
     _finish(recipe, undisturbed, moto, tmp_path / "moto.log")
 

@@ -40,7 +40,9 @@ def test_the_papers_recipes_have_the_settings_of_its_kin(name: str, gpus: int) -
 
 
 def test_both_of_the_papers_recipes_make_the_same_encoder() -> None:
-    one, eight = (load(f"xlmr_base_{name}.yaml").pretrain.model_dump(exclude={"resources"}) for name in ("1xh200", "8xh100"))
+    one, eight = (
+        load(f"xlmr_base_{name}.yaml").pretrain.model_dump(exclude={"resources"}) for name in ("1xh200", "8xh100")
+    )
     assert one == eight
 
 
