@@ -16,7 +16,7 @@ from ccp_ray.calibration import CalibrationConfig, fit
 from ccp_ray.embed import EmbedConfig
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import DataError, UsageError
-from ccp_ray.storage import read_uri
+from ccp_ray.storage import expand, read_uri
 from eval import evaluate as module
 from eval.bitext import Bitext, Pair
 from eval.evaluate import EvaluateConfig, evaluate, score_benchmark
@@ -40,7 +40,8 @@ def vector(lang: str, text: str) -> np.ndarray:
 
 def fake_embed(encoder: str, texts: str, output: str, config: EmbedConfig) -> Artifact:
     """What the encoder would give: two pieces, in another order than the texts."""
-    rows = [json.loads(line) for line in gzip.decompress(read_uri(texts)).decode().splitlines()][::-1]
+    files = [gzip.decompress(read_uri(uri)).decode() for uri in expand(texts)]
+    rows = [json.loads(line) for file in files for line in file.splitlines()][::-1]
     vectors_ND = np.array([vector(row["lang"], row["text"]) for row in rows])
     table = [(row["id"], row["lang"], row["text"]) for row in rows]
     half = len(rows) // 2
