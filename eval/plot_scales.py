@@ -77,10 +77,10 @@ def scientific(value: float, digits: int = 6) -> str:
 
 
 def smooth(points: Points) -> list[tuple[float, float]]:
-    """At each point the straight line that fits its neighbourhood, a twelfth of all points, best."""
+    """At each point the straight line that fits its neighbourhood, an eighteenth of all points, best."""
     y_N = np.array([y for _, y in points], dtype=np.float64)
     index_N = np.arange(len(y_N))
-    half = len(y_N) // 24 + 1
+    half = len(y_N) // 36 + 2
     start_N, end_N = np.maximum(index_N - half, 0), np.minimum(index_N + half + 1, len(y_N))
 
     def total(values_N: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -113,7 +113,7 @@ def test_smoothing_leaves_straight_lines_as_they_are(slope, height, count):
 @given(st.lists(VALUES, min_size=1, max_size=200))
 def test_smoothing_equals_a_least_squares_line_at_each_point(ys):
     points = [(float(i), y) for i, y in enumerate(ys)]
-    half = len(ys) // 24 + 1
+    half = len(ys) // 36 + 2
     for i, (x, y) in enumerate(smooth(points)):
         near = range(max(0, i - half), min(len(ys), i + half + 1))
         values = [ys[j] for j in near]
