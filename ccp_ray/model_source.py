@@ -1,6 +1,6 @@
 """Where a model folder comes from, and what it is.
 
-A source is a local folder, `s3://bucket/folder` (an artifact or any Hugging Face folder), a name on the
+A source is a local folder (or `file://`), `s3://bucket/folder` (an artifact or any Hugging Face folder), a name on the
 Hugging Face hub, or `package://module/folder` for weights that ship inside an installed Python package. All
 become a local folder with `config.json`, safetensors weights and a tokenizer. Pickled weights are refused:
 reading one runs whatever code its author put there.
@@ -33,6 +33,8 @@ def cache_folder() -> Path:
 
 def local_model(source: str) -> Path:
     """A local folder with the model. Raises UsageError that says what is missing and what a source can be."""
+    if source.startswith("file://"):
+        source = absolute_uri(source)
     if source.startswith("package://"):
         folder = _package_folder(source)
     elif source.startswith("s3://"):
@@ -70,7 +72,10 @@ def _portable(source: str) -> str:
 
 def _package_folder(source: str) -> Path:
     module, _, inner = source.removeprefix("package://").partition("/")
-    spec = importlib.util.find_spec(module)
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # a parent package that is missing, a name that is none
+        spec = None
     if spec is None or spec.origin is None:
         raise UsageError(
             f"{source}: the Python package {module!r} is not installed (the extra [dev] has the small ones)"
