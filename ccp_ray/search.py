@@ -99,9 +99,17 @@ class Index:
         return cls(open_artifact(uri, "index"))
 
     def search(self, queries_QD: NDArray[np.float32], k: int = 10, lang: str | None = None) -> list[list[Hit]]:
-        """The k nearest rows of each query by cosine, best first, ties by id; only rows of `lang` if given."""
+        """The k nearest rows of each query by cosine, best first, ties by id; only rows of `lang` if given.
+
+        Raises UsageError for k below 1, another width than the index', NaN or infinity.
+        """
         if queries_QD.ndim != 2 or queries_QD.shape[1] != self.dimensions:
             raise UsageError(f"queries have shape {queries_QD.shape}, expected [queries, {self.dimensions}]")
+        if k < 1:
+            raise UsageError(f"k must be at least 1, not {k}")
+        bad = np.flatnonzero(~np.isfinite(queries_QD).all(axis=1))
+        if len(bad):
+            raise UsageError(f"query {bad[0]}: NaN or infinity in its vector")
         queries_QD = np.ascontiguousarray(unit(queries_QD.astype(np.float32)))
         found = [shard.candidates(queries_QD, k, lang) for shard in self._shards]
         return [self._merge([rows[q] for rows in found], k) for q in range(len(queries_QD))]
