@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import time
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,9 @@ from ccp_ray.ledger import Entry, put_bytes
 from ccp_ray.pieces import run_pieces
 from ccp_ray.session import ray_session
 from ccp_ray.storage import open_store
+
+if TYPE_CHECKING:
+    from ccp_ray.embeddings import Embeddings
 
 _FACTORY = {"float32": "Flat", "float16": "SQfp16"}
 
@@ -53,6 +56,7 @@ def index(embeddings: str, output: str, config: IndexConfig | None = None, calib
     inputs = [source.ref("embeddings")]
     if calibration is not None:
         inputs.append(open_artifact(calibration, "calibration").ref("calibration"))
+        _check_calibration(Embeddings.open(embeddings), calibration)
     target = open_output(output, Request(kind="index", config=semantic(config), inputs=inputs))
     if isinstance(target, Artifact):
         return target
@@ -60,8 +64,12 @@ def index(embeddings: str, output: str, config: IndexConfig | None = None, calib
     shards = plan_shards([piece.rows for piece in Embeddings.open(embeddings).pieces], config.shard_rows)
     job = {"embeddings": source.uri, "calibration": calibration, "output": target.uri, "dtype": config.dtype}
     plan = {f"shard-{i:05d}": job | {"pieces": pieces} for i, pieces in enumerate(shards)}
-    with ray_session():
-        entries = run_pieces(target, "index", plan, _build_shard, cpus=config.resources.cpus_per_task)
+    try:
+        with ray_session():
+            entries = run_pieces(target, "index", plan, _build_shard, cpus=config.resources.cpus_per_task)
+    except DataError:
+        target.abandon()
+        raise
     summary = {
         "rows": sum(entry.rows for entry in entries.values()),
         "dimensions": source.summary["dimensions"],
@@ -84,6 +92,19 @@ def plan_shards(rows: list[int], most: int) -> list[list[int]]:
         shards[-1].append(number)
         room -= count
     return shards
+
+
+def _check_calibration(source: Embeddings, uri: str) -> None:
+    """Raises DataError, before anything is written, for a calibration of other languages or another width."""
+    from ccp_ray.calibration import Calibration
+
+    calibration = Calibration.open(uri)
+    unknown = sorted(set(source.languages) - set(calibration.languages))
+    if unknown:
+        raise DataError(f"{uri}: no language {unknown[0]!r}, which the embeddings have; calibrate on all of them")
+    if calibration.dimensions != source.dimensions:
+        widths = f"{calibration.dimensions} dimensions, the embeddings have {source.dimensions}"
+        raise DataError(f"{uri}: fitted on {widths}; calibrate on embeddings of the same encoder")
 
 
 def _build_shard(name: str, job: dict[str, Any]) -> Entry:
