@@ -31,7 +31,7 @@ class MonitorConfig(StrictModel):
     pairs: int = Field(default=64, ge=4, description="context pairs a language in the probe")
     action: Literal["warn", "stop"] = "stop"
     collapsed_std: float = Field(default=0.05, ge=0, description="below this any space counts as collapsed")
-    collapsed_share: float = Field(default=0.25, ge=0, description="or below this share of std at the start")
+    collapsed_share: float = Field(default=0.25, ge=0, description="or below this share of its best so far")
     stale_gap: float = Field(default=0.25, gt=0, description="staleness gap that counts as the shortcut")
     diverged_loss: float = Field(default=1.5, gt=1, description="contrastive loss over that of guessing")
 
@@ -70,7 +70,7 @@ class Monitor:
 
     def __init__(self, config: MonitorConfig) -> None:
         self.config = config
-        self.first_std: dict[str, float] = {}
+        self.best_std: dict[str, float] = {}
 
     def judge(self, step: int, probe: Mapping[str, Probe], training: Mapping[str, float] | None) -> list[str]:
         """Problems seen at this step, each named with its figures. `training` is the last metrics row, if any."""
@@ -79,8 +79,8 @@ class Monitor:
     def _collapse(self, step: int, probe: Mapping[str, Probe]) -> list[str]:
         found = []
         for lang, value in probe.items():
-            first = self.first_std.setdefault(lang, value.std)
-            limit = max(self.config.collapsed_std, self.config.collapsed_share * first)
+            best = self.best_std[lang] = max(value.std, self.best_std.get(lang, 0.0))
+            limit = max(self.config.collapsed_std, self.config.collapsed_share * best)
             if step > 0 and value.std < limit:
                 found.append(f"collapse of {lang} at step {step}: spread {value.std:.3f} is below {limit:.3f}")
         return found

@@ -216,8 +216,9 @@ class Pretraining:
         self.banks.load(restored.state)
         self.running.load(restored.state)
         self.rows = restored.rows
-        first = next(row["probe"] for row in self.rows if "probe" in row)
-        self.monitor.first_std = {lang: value["std"] for lang, value in first.items()}
+        for row in self.rows:
+            for lang, value in row.get("probe", {}).items():
+                self.monitor.best_std[lang] = max(value["std"], self.monitor.best_std.get(lang, 0.0))
         return restored.step
 
     def _gather(self, own_G: torch.Tensor) -> torch.Tensor:

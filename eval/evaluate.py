@@ -8,6 +8,7 @@
         "n": distinct sentences embedded,
         "calibration": "corpus" (given) or "benchmark" (fitted on the benchmark's sentences, each language alone),
         "rotation": {LANG: "pivot" | "accepted" | "rejected" | "off"},   only where it was fitted here
+        "own": {"rotation", "variants"},   where a calibration was given: fitted on the benchmark's sentences besides
         "data": {"pairs": {"fr-en": lines}} or {"window": w, "languages": {LANG: {sentences, documents}}},
         "variants": {"raw" | "shift" | "scale" | "rotate": SCORE}}}}
 
@@ -122,17 +123,21 @@ def score_benchmark(
     benchmark: Benchmark, vectors: Vectors, given: Calibration | None, config: CalibrationConfig
 ) -> dict[str, Any]:
     """One benchmark's entry in results.json, from its vectors alone. `config` is used where none is `given`."""
-    calibration = given or vectors.fit(_own_config(benchmark, config))
-    result = {
-        "n": len(benchmark.texts()),
-        "calibration": "benchmark" if given is None else "corpus",
-        "data": benchmark.describe(),
-        "variants": score_variants(benchmark, vectors, calibration),
-    }
+    result = {"n": len(benchmark.texts()), "data": benchmark.describe()}
     if given is None:
-        languages = calibration.summary()["languages"]
-        result["rotation"] = {lang: found["rotation"] for lang, found in languages.items()}
+        return result | {"calibration": "benchmark"} | _own(benchmark, vectors, config)
+    result |= {"calibration": "corpus", "variants": score_variants(benchmark, vectors, given)}
+    if benchmark.name != "context":
+        result["own"] = _own(benchmark, vectors, config)
     return result
+
+
+def _own(benchmark: Benchmark, vectors: Vectors, config: CalibrationConfig) -> dict[str, Any]:
+    """Scores with a calibration fitted on the benchmark's own sentences, each language alone."""
+    calibration = vectors.fit(_own_config(benchmark, config))
+    languages = calibration.summary()["languages"]
+    rotation = {lang: found["rotation"] for lang, found in languages.items()}
+    return {"rotation": rotation, "variants": score_variants(benchmark, vectors, calibration)}
 
 
 def _own_config(benchmark: Benchmark, config: CalibrationConfig) -> CalibrationConfig:
@@ -190,4 +195,10 @@ def _summary(results: Mapping[str, Any]) -> dict[str, Any]:
         name: {variant: result["variants"][variant]["macro"] for variant in VARIANTS}
         for name, result in results.items()
     }
-    return {"benchmarks": benchmarks, "calibration": {name: result["calibration"] for name, result in results.items()}}
+    own = {
+        name: {variant: result["own"]["variants"][variant]["macro"] for variant in VARIANTS}
+        for name, result in results.items()
+        if "own" in result
+    }
+    calibration = {name: result["calibration"] for name, result in results.items()}
+    return {"benchmarks": benchmarks, "calibration": calibration, "own_calibration": own}

@@ -69,7 +69,16 @@ def show_scores(artifact: Artifact, as_json: bool) -> None:
         fitted = "corpus" if artifact.summary["calibration"][name] == "corpus" else "the benchmark's own"
         print(f"{name}, per cent (calibration fitted on {fitted} sentences)")
         for variant, scores in variants.items():
-            print(f"  {variant:<8}" + "".join(f"  {key} {100 * value:.1f}" for key, value in scores.items()))
+            print(_line(variant, scores))
+        for variant, scores in artifact.summary["own_calibration"].get(name, {}).items():
+            if variant != "raw":
+                print(_line(f"{variant}*", scores))
+    if artifact.summary["own_calibration"]:
+        print("* calibration fitted on the benchmark's own sentences, each language alone")
+
+
+def _line(variant: str, scores: dict[str, float]) -> str:
+    return f"  {variant:<8}" + "".join(f"  {key} {100 * value:.1f}" for key, value in scores.items())
 
 
 def plan_evaluate(names: list[str], data: str, config: EvaluateConfig) -> Plan:

@@ -61,31 +61,41 @@ def test_running_side_is_torchs_batch_norm_in_evaluation():
     torch.testing.assert_close(own, ours(vectors(), None)[1])  # reported, not used
 
 
-def test_gradients_are_torchs_on_both_sides():
-    for fixed in (None, statistics()):
-        ours = head()
-        reference, norm = torch_head(ours)
-        if fixed:
-            norm.running_mean, norm.running_var = fixed.mean_D.clone(), fixed.variance_D.clone()
-        reference.train(fixed is None)
-        weights_ND = torch.randn(16, 5, generator=torch.Generator().manual_seed(3))
-        inputs = [vectors().requires_grad_(), vectors().requires_grad_()]
-        (ours(inputs[0], fixed)[0] * weights_ND).sum().backward()
-        own = [ours.inner.weight.grad.clone(), ours.scale.grad.clone()]
-        ours.zero_grad()
-        (nn.functional.normalize(reference(inputs[1]), dim=1) * weights_ND).sum().backward()
-        torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
-        torch.testing.assert_close(own[0], ours.inner.weight.grad)
-        torch.testing.assert_close(own[1], norm.weight.grad)
+def test_gradients_are_torchs_on_the_batch_side():
+    ours = head()
+    reference, norm = torch_head(ours)
+    weights_ND = torch.randn(16, 5, generator=torch.Generator().manual_seed(3))
+    inputs = [vectors().requires_grad_(), vectors().requires_grad_()]
+    (ours(inputs[0], None)[0] * weights_ND).sum().backward()
+    own = [ours.inner.weight.grad.clone(), ours.scale.grad.clone()]
+    ours.zero_grad()
+    (nn.functional.normalize(reference.train()(inputs[1]), dim=1) * weights_ND).sum().backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    torch.testing.assert_close(own[0], ours.inner.weight.grad)
+    torch.testing.assert_close(own[1], norm.weight.grad)
 
 
-def test_gradients_flow_through_the_batchs_statistics_and_not_through_the_running_ones():
-    """One row's output depends on another row only where the statistics are the batch's."""
-    for fixed, expected in ((None, True), (statistics(), False)):
+def test_the_running_side_has_the_batch_sides_gradient_where_the_statistics_agree():
+    """Batch renormalisation (Ioffe 2017): with r = 1 and d = 0 it is batch normalisation, gradient and all."""
+    ours = head()
+    _, own = ours(vectors(), None)
+    gradients = []
+    for fixed in (None, own):
         inputs = vectors().requires_grad_()
-        head()(inputs, fixed)[0][0].sum().backward()
-        assert bool(inputs.grad[0].any())
-        assert bool(inputs.grad[1:].any()) is expected
+        ours(inputs, fixed)[0][:, 0].sum().backward()
+        gradients.append(inputs.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_no_side_is_rewarded_for_shifting_or_scaling_the_whole_batch():
+    """Else fresh keys drift away from the bank's, and the encoder's spread drowns in a common offset."""
+    weights_ND = torch.randn(16, 5, generator=torch.Generator().manual_seed(3))
+    for fixed in (None, statistics()):
+        inputs = vectors().requires_grad_()
+        (head()(inputs, fixed)[0] * weights_ND).sum().backward()
+        centred_ND = (inputs - inputs.mean(0)).detach()
+        torch.testing.assert_close(inputs.grad.sum(0), torch.zeros(inputs.shape[1]), atol=1e-5, rtol=0)
+        assert abs(float((inputs.grad * centred_ND).sum())) < 1e-4
 
 
 def test_reported_statistics_carry_no_gradient():
