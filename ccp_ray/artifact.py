@@ -18,7 +18,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -68,6 +68,20 @@ class Artifact(Request):
     def store(self) -> Store:
         return open_store(self.uri)
 
+    def read(self, key: str) -> bytes:
+        """One file, checked against its recorded checksum. Raises DataError naming it."""
+        record = next((record for record in self.files if record.path == key), None)
+        where = self.store.uri(key)
+        if record is None:
+            raise DataError(f"{where}: not among the artifact's files; make the {self.kind} again")
+        try:
+            data = self.store.read(key)
+        except FileNotFoundError:
+            raise DataError(f"{where}: missing; copy the {self.kind} again, or make it again") from None
+        if hashlib.sha256(data).hexdigest() != record.sha256:
+            raise DataError(f"{where}: checksum does not match; copy the {self.kind} again, or make it again")
+        return data
+
     def ref(self, role: str) -> InputRef:
         """This artifact as another's input."""
         return InputRef(role=role, uri=self.uri, fingerprint=self.fingerprint)
@@ -104,6 +118,15 @@ class Output:
         )
         self.store.write(MANIFEST, artifact.model_dump_json(indent=1).encode())
         return artifact
+
+    @contextlib.contextmanager
+    def unless_refused(self) -> Iterator[None]:
+        """Abandons the output where the input or the configuration turns out to be unusable."""
+        try:
+            yield
+        except (DataError, UsageError):
+            self.abandon()
+            raise
 
     def abandon(self) -> None:
         """Leave the store as it was, if this run started the output: for input that can never succeed."""
@@ -158,9 +181,9 @@ def open_artifact(uri: str, *kinds: str) -> Artifact:
     artifact = find_artifact(uri)
     if artifact is None:
         state = "is unfinished; run its job again" if open_store(uri).size(JOB) is not None else "holds no artifact"
-        raise UsageError(f"{uri}: {state} (expected a finished {' or '.join(kinds) or 'artifact'})")
+        raise UsageError(f"{uri}: {state} (expected a finished {' or '.join(kinds)} artifact)".replace("  ", " "))
     if kinds and artifact.kind not in kinds:
-        raise UsageError(f"{uri}: holds a {artifact.kind} artifact, expected {' or '.join(kinds)}")
+        raise UsageError(f"{uri}: holds the artifact {artifact.kind!r}, expected {' or '.join(kinds)}")
     return artifact
 
 

@@ -44,16 +44,14 @@ def calibrate(embeddings: str, output: str, config: CalibrationConfig | None = N
     if isinstance(target, Artifact):
         return target
     started = time.monotonic()
-    with ray_session():
-        cpus = config.resources.cpus_per_task
-        entries = run_pieces(target, "moments", _plan(source, target, config), _measure, cpus=cpus)
-    fitting = time.monotonic()
-    try:
+    with target.unless_refused():
+        with ray_session():
+            cpus = config.resources.cpus_per_task
+            entries = run_pieces(target, "moments", _plan(source, target, config), _measure, cpus=cpus)
+        fitting = time.monotonic()
         calibration = fit_from(_merge_moments(entries), _read_samples(target, entries), config)
-    except DataError:
-        target.abandon()
-        raise
-    summary = calibration.summary() | {"rows": source.rows}
+    encoder = next((ref.fingerprint for ref in source.artifact.inputs if ref.role == "encoder"), None)
+    summary = calibration.summary() | {"rows": source.rows, "encoder": encoder}
     now = time.monotonic()
     measured = {"seconds": now - started, "fit_seconds": now - fitting}
     artifact = target.finish([calibration.save(target.store)], summary, measured)

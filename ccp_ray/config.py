@@ -136,6 +136,8 @@ def _explain(model: type[BaseModel], problem: dict[str, Any]) -> str:
         return f"{path}: unknown configuration key; {hint}"
     if problem["type"] == "missing":
         return f"{path}: required configuration key is missing"
+    if problem["type"] == "value_error":  # a rule of ours about several keys: it says what was found itself
+        return f"{path}: {problem['ctx']['error']}".removeprefix(": ")
     found = problem.get("input")
     return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {found!r}"
 

@@ -58,7 +58,7 @@ class Corpus:
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
         self.store = artifact.store
-        self._parts = [Part.model_validate(part) for part in json.loads(self.store.read(PARTS))]
+        self._parts = [Part.model_validate(part) for part in json.loads(artifact.read(PARTS))]
 
     @classmethod
     def open(cls, uri: str) -> Corpus:
@@ -83,7 +83,7 @@ class Corpus:
 
     def read_sentences(self, part: Part) -> pa.Table:
         """Columns id, doc, lang, position, text, hash; [part.rows] rows in document order."""
-        return pq.read_table(pa.BufferReader(self.store.read(part.sentences)))
+        return pq.read_table(pa.BufferReader(self.artifact.read(part.sentences)))
 
     def tokenizer_folder(self, cache: Path) -> Path:
         """A local folder that `AutoTokenizer.from_pretrained` loads; copied below `cache` if the store is remote."""

@@ -9,6 +9,7 @@ commit. Row i of a piece's vectors is row i of its table (id, lang, text).
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import time
@@ -66,6 +67,7 @@ class Piece(NamedTuple):
     key: str
     start: int
     rows: int
+    sha256: str = ""
 
 
 def embed(encoder: str, texts: str, output: str, config: EmbedConfig | None = None) -> Artifact:
@@ -80,7 +82,7 @@ def embed(encoder: str, texts: str, output: str, config: EmbedConfig | None = No
     if isinstance(target, Artifact):
         return target
     started = time.monotonic()
-    with ray_session():
+    with target.unless_refused(), ray_session():
         corpus = find_artifact(texts)
         if corpus is not None and corpus.kind == "corpus":
             plan, imported = _corpus_plan(Corpus.open(texts), config), None
@@ -88,7 +90,6 @@ def embed(encoder: str, texts: str, output: str, config: EmbedConfig | None = No
             imported = import_rows(texts, target, config.piece_rows)
             plan = [Piece(part.name, target.uri, part.key, 0, part.rows) for part in imported.parts]
         if not plan:
-            target.abandon()
             raise DataError(f"{texts}: no texts to embed")
         entries = _run(target, plan, inputs[0], config)
     return _finish(target, plan, entries, imported, time.monotonic() - started)
@@ -97,11 +98,12 @@ def embed(encoder: str, texts: str, output: str, config: EmbedConfig | None = No
 def _corpus_plan(corpus: Corpus, config: EmbedConfig) -> list[Piece]:
     plan: list[Piece] = []
     taken: dict[str, int] = {}
+    sums = {record.path: record.sha256 for record in corpus.artifact.files}
     for part in corpus.parts(config.split):
         room = part.rows if config.limit is None else min(part.rows, config.limit - taken.get(part.lang, 0))
         if room > 0:
             taken[part.lang] = taken.get(part.lang, 0) + room
-            plan.append(Piece(part.name, corpus.artifact.uri, part.sentences, 0, room))
+            plan.append(Piece(part.name, corpus.artifact.uri, part.sentences, 0, room, sums[part.sentences]))
     return plan
 
 
@@ -140,10 +142,22 @@ def _stream(todo: list[dict[str, Any]], encoder: str, output: str, config: Embed
     )
 
 
-def read_slice(uri: str, key: str, start: int, rows: int) -> pa.Table:
-    """Columns id, lang and text of rows [start, start + rows) of a parquet object."""
-    table = pq.read_table(io.BytesIO(open_store(uri).read(key)), columns=_COLUMNS)
-    return table.slice(start, rows)
+def _read_slice(row: dict[str, Any]) -> pa.Table:
+    """Columns id, lang and text of a piece's rows. Raises DataError where the object is gone or was altered."""
+    store = open_store(row["uri"])
+    where = store.uri(row["key"])
+    try:
+        data = store.read(row["key"])
+    except FileNotFoundError:
+        raise DataError(f"{where}: missing; copy the texts again, or make them again") from None
+    if row["sha256"] and hashlib.sha256(data).hexdigest() != row["sha256"]:
+        raise DataError(f"{where}: checksum does not match; copy the texts again, or make them again")
+    return pq.read_table(io.BytesIO(data), columns=_COLUMNS).slice(row["start"], row["rows"])
+
+
+def _failed(row: dict[str, Any], error: CcpError) -> dict[str, Any]:
+    """What travels through the rest of the stream instead of the piece."""
+    return {"name": row["name"], "error": carry(error)}
 
 
 class _Tokenise:
@@ -153,12 +167,21 @@ class _Tokenise:
         from ccp_ray.encoder import tokenizer_of  # torch loads in workers only: the driver stays light
 
         config = EmbedConfig.model_validate_json(settings)
-        self.tokenizer, self.max_tokens = tokenizer_of(encoder, config.max_tokens)
+        self.failure: CcpError | None = None
+        try:
+            self.tokenizer, self.max_tokens = tokenizer_of(encoder, config.max_tokens)
+        except CcpError as error:  # Ray would start the actor again and again
+            self.failure = error
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         from ccp_ray.encoder import tokenize
 
-        table = read_slice(row["uri"], row["key"], row["start"], row["rows"])
+        if self.failure:
+            return _failed(row, self.failure)
+        try:
+            table = _read_slice(row)
+        except CcpError as error:
+            return _failed(row, error)
         rows, cut = tokenize(self.tokenizer, table.column("text").to_pylist(), self.max_tokens)
         lengths = np.array([len(tokens) for tokens in rows], dtype=np.int64)
         buffer = io.BytesIO()
@@ -169,6 +192,7 @@ class _Tokenise:
             "tokens": np.concatenate(rows).astype(np.int32).tobytes(),
             "lengths": lengths.tobytes(),
             "truncated": cut,
+            "error": "",
         }
 
 
@@ -184,9 +208,17 @@ class _Encode:
         torch.set_num_threads(1)  # one actor a CPU: threads of several would only fight
         self.config = EmbedConfig.model_validate_json(settings)
         self.precision = resolve(self.config.precision)
-        self.encoder = Encoder.load(encoder, precision=self.precision, pooling=self.config.pooling)
+        self.failure: CcpError | None = None
+        try:
+            self.encoder = Encoder.load(encoder, precision=self.precision, pooling=self.config.pooling)
+        except CcpError as error:
+            self.failure = error
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        if row["error"]:
+            return row
+        if self.failure:
+            return _failed(row, self.failure)
         lengths = np.frombuffer(row.pop("lengths"), dtype=np.int64)
         flat = np.frombuffer(row.pop("tokens"), dtype=np.int32).astype(np.int64)
         started = time.monotonic()
@@ -205,6 +237,8 @@ class _Encode:
 
 def _commit(row: dict[str, Any], output: str) -> dict[str, Any]:
     """Writes a piece's files, then its ledger entry."""
+    if row["error"]:
+        return row | {"entry": ""}
     try:
         table = pq.read_table(io.BytesIO(row["table"]))
         vectors_ND = np.frombuffer(row["vectors"], dtype=row["dtype"]).reshape(table.num_rows, row["dimensions"])

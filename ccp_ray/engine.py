@@ -64,12 +64,18 @@ def parameter_groups(model: CcpModel, weight_decay: float) -> list[dict[str, Any
 
 
 def learning_rates(config: OptimizerConfig, steps: int, step: int) -> dict[str, float]:
-    """Rates of the encoder and of the head at a step (0-based)."""
-    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    """Rates of the encoder and of the head at a step (0-based); each warms up from its own first step."""
     span = max(1, steps - config.warmup_steps)
-    factor = warm * min(1.0, max(0.0, (steps - step) / span))
-    encoder = 0.0 if step < config.head_only_steps else config.lr * factor
-    return {"encoder": encoder, "head": (config.head_lr or config.lr) * factor}
+    decay = min(1.0, max(0.0, (steps - step) / span))
+    encoder, head = (_warmth(config.warmup_steps, step - start) for start in (config.head_only_steps, 0))
+    return {"encoder": config.lr * encoder * decay, "head": (config.head_lr or config.lr) * head * decay}
+
+
+def _warmth(warmup_steps: int, step: int) -> float:
+    """0 before the first step, then a straight line to 1."""
+    if step < 0:
+        return 0.0
+    return min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
 
 
 def set_learning_rates(engine: Any, rates: dict[str, float]) -> None:

@@ -4,9 +4,9 @@ Linear, BatchNorm, ReLU, Linear, L2-norm. If both sides of a pair were normalise
 the pair could be matched through them (leakage). So in each group one side uses the batch's statistics and the
 other the running mean and variance, and the roles swap from group to group (Wu et al., IJCAI 2022, section 3).
 
-The side with running statistics takes its values from them and its gradients as batch renormalisation does: see
-`_renormalise`. Running statistics are fp32 and live outside the module: they change once a step, from all groups of all ranks, so
-they are the same at any world size, and DeepSpeed's casts cannot touch them.
+The side with running statistics takes its values from them and its gradients as batch renormalisation does (see
+`_renormalise`). Running statistics are fp32 and live outside the module: they change once a step, from all groups of
+all ranks, so they are the same at any world size, and DeepSpeed's casts cannot touch them.
 """
 
 from __future__ import annotations

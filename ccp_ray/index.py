@@ -64,12 +64,8 @@ def index(embeddings: str, output: str, config: IndexConfig | None = None, calib
     shards = plan_shards([piece.rows for piece in Embeddings.open(embeddings).pieces], config.shard_rows)
     job = {"embeddings": source.uri, "calibration": calibration, "output": target.uri, "dtype": config.dtype}
     plan = {f"shard-{i:05d}": job | {"pieces": pieces} for i, pieces in enumerate(shards)}
-    try:
-        with ray_session():
-            entries = run_pieces(target, "index", plan, _build_shard, cpus=config.resources.cpus_per_task)
-    except DataError:
-        target.abandon()
-        raise
+    with target.unless_refused(), ray_session():
+        entries = run_pieces(target, "index", plan, _build_shard, cpus=config.resources.cpus_per_task)
     summary = {
         "rows": sum(entry.rows for entry in entries.values()),
         "dimensions": source.summary["dimensions"],
@@ -99,6 +95,10 @@ def _check_calibration(source: Embeddings, uri: str) -> None:
     from ccp_ray.calibration import Calibration
 
     calibration = Calibration.open(uri)
+    fitted = open_artifact(uri, "calibration").summary.get("encoder")
+    encoders = {ref.fingerprint for ref in source.artifact.inputs if ref.role == "encoder"}
+    if fitted is not None and fitted not in encoders:
+        raise DataError(f"{uri}: fitted on another encoder's embeddings; calibrate on these")
     unknown = sorted(set(source.languages) - set(calibration.languages))
     if unknown:
         raise DataError(f"{uri}: no language {unknown[0]!r}, which the embeddings have; calibrate on all of them")

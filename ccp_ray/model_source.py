@@ -14,8 +14,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from ccp_ray.artifact import InputRef, find_artifact
-from ccp_ray.errors import UsageError
+from ccp_ray.artifact import Artifact, InputRef, find_artifact
+from ccp_ray.errors import StoreError, UsageError
 from ccp_ray.storage import absolute_uri, open_store
 
 _SKIPPED = ("artifact.json", "_", ".")
@@ -53,13 +53,27 @@ def model_reference(role: str, source: str) -> InputRef:
     """The model as an input: an artifact's fingerprint, or the digest of every file of the folder."""
     portable = source if source.startswith("package://") or "://" in source else _portable(source)
     artifact = find_artifact(source) if not source.startswith("package://") and _is_store(source) else None
-    if artifact is not None:
-        return InputRef(role=role, uri=portable, fingerprint=artifact.fingerprint)
+    if artifact is not None and artifact.kind != "encoder":
+        raise UsageError(f"{source}: holds the artifact {artifact.kind!r}, expected an encoder")
     folder = local_model(source)
+    if artifact is not None:
+        _check_sums(source, folder, artifact)
+        return InputRef(role=role, uri=portable, fingerprint=artifact.fingerprint)
     digest = hashlib.sha256()
     for path in _model_files(folder):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + _file_digest(path))
     return InputRef(role=role, uri=portable, fingerprint=digest.hexdigest())
+
+
+def _check_sums(source: str, folder: Path, artifact: Artifact) -> None:
+    """Altered weights would embed without a word, and no fingerprint would tell."""
+    for record in artifact.files:
+        path = folder / record.path
+        if path.is_file() and path in _model_files(folder) and _file_digest(path).hex() != record.sha256:
+            raise StoreError(
+                f"{source}/{record.path}: checksum does not match the encoder's artifact.json; "
+                f"copy the encoder again (if {folder} is a cached copy, remove it)"
+            )
 
 
 def _is_store(source: str) -> bool:

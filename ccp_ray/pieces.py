@@ -14,7 +14,7 @@ from ccp_ray.artifact import Output
 from ccp_ray.errors import CcpError, carry, raise_carried
 from ccp_ray.ledger import Entry, Ledger
 from ccp_ray.progress import Meter
-from ccp_ray.storage import open_store
+from ccp_ray.storage import open_store, storage_full
 
 Work = Callable[[str, Any], Entry]
 Check = Callable[[Mapping[str, Entry]], None]
@@ -42,6 +42,11 @@ def run_pieces(
                     entry = commits.read(row["name"])  # another writer was first: its entry stands
             except CcpError as error:
                 return {"name": row["name"], "entry": "", "error": carry(error)}
+            except OSError as error:
+                full = storage_full(error)
+                if full is None:
+                    raise
+                return {"name": row["name"], "entry": "", "error": carry(full)}
             return {"name": row["name"], "entry": entry.model_dump_json(), "error": ""}
 
         output_uri, ledger_folder = output.uri, ledger.folder

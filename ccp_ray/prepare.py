@@ -79,12 +79,8 @@ def prepare(documents: Sequence[str], output: str, config: PrepareConfig | None 
     opened = open_output(output, request)
     if isinstance(opened, Artifact):
         return opened
-    try:
-        with ray_session():
-            return _Run(opened, config).run(files, given)
-    except DataError:
-        opened.abandon()
-        raise
+    with opened.unless_refused(), ray_session():
+        return _Run(opened, config).run(files, given)
 
 
 class _Run:

@@ -95,6 +95,7 @@ class Pretraining:
             if step % self.config.monitor.every == 0 or last:
                 self._probe(step, report)
             if step % every == 0 or last:
+                self._check_weights(step)
                 self.checkpoints.save(self.engine, step, self._state(), self.rows)
 
     def tokens_per_s(self) -> float:
@@ -205,6 +206,14 @@ class Pretraining:
         vectors_NH = self.engine.module.pooled(padded)[order].float().cpu().numpy()
         self.engine.train()
         return measure(vectors_NH[:count], vectors_NH[count:])
+
+    def _check_weights(self, step: int) -> None:
+        """The loss is computed before the update: only this keeps broken weights out of a checkpoint."""
+        parameters = [p.detach() for p in self.engine.module.parameters() if p.numel()]
+        broken = torch.tensor(float(any(not bool(p.isfinite().all()) for p in parameters)), device=self.device)
+        dist.all_reduce(broken)
+        if broken > 0:
+            raise CcpError(f"weights are not finite after step {step}; the last checkpoint is good: lower optimizer.lr")
 
     def _state(self) -> dict[str, torch.Tensor]:
         return self.banks.state() | self.running.state()

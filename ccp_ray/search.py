@@ -114,6 +114,11 @@ class Index:
         found = [shard.candidates(queries_QD, k, lang) for shard in self._shards]
         return [self._merge([rows[q] for rows in found], k) for q in range(len(queries_QD))]
 
+    @property
+    def languages(self) -> list[str]:
+        """Languages of the rows, sorted."""
+        return sorted({lang for shard in self._shards for lang in shard.table.column("lang").unique().to_pylist()})
+
     def embed_queries(self, texts: Sequence[str], lang: str | None) -> NDArray[np.float32]:
         """Vectors [Q, D] of query texts, as the index' own texts were embedded and calibrated.
 
@@ -129,9 +134,11 @@ class Index:
         if not self.artifact.summary["calibrated"]:
             return vectors_QD
         calibration = Calibration.open(self.artifact.input("calibration").uri)
+        known = ", ".join(sorted(calibration.languages))
         if lang is None:
-            known = ", ".join(sorted(calibration.languages))
             raise UsageError(f"--lang: the index is calibrated by language; say the language of the query ({known})")
+        if lang not in calibration.languages:
+            raise UsageError(f"--lang {lang}: the calibration does not know this language; it knows {known}")
         calibrated_QD: NDArray[np.float32] = calibration.apply(vectors_QD, lang)
         return calibrated_QD
 

@@ -201,6 +201,13 @@ class _Explained:
             raise StoreError(f"cannot {self.verb} {self.uri}: {hint}") from error
 
 
+def storage_full(error: OSError) -> StoreError | None:
+    """What to say of an OSError outside a store (a temporary file, say) that is for the user to mend; else None."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        return None
+    return StoreError(f"cannot write {error.filename or 'a temporary file'}: {_Explained._HINTS[error.errno]}")
+
+
 def _write_synced(path: Path, data: bytes) -> None:
     with open(path, "xb") as file:
         file.write(data)

@@ -77,6 +77,7 @@ def _report_data(
         "retrieval": tables,
         "context": _context(results) if "context" in results["after"] else None,
         "curves": from_metrics(_metrics(made["encoder"])),
+        "healthy": not problems,
         "verdict": "; ".join(problems) or "No collapse, divergence or staleness shortcut was seen.",
         "projections": _projections(made),
         "stages": [stage_figures(item) for item in stages],
@@ -99,8 +100,8 @@ def _table(name: str, results: dict[str, Any]) -> dict[str, Any]:
         "columns": list(columns),
         "rows": [{"pair": pair, "values": {c: score["pairs"][pair] for c, score in columns.items()}} for pair in pairs],
         "macro": {column: score["macro"] for column, score in columns.items()},
-        "note": "Top-1 accuracy of the nearest neighbour by cosine. Calibration is fitted on sentences of the corpus; in "
-        "the columns with a star on the test sentences themselves, each language alone, never on their pairing.",
+        "note": "Top-1 accuracy of the nearest neighbour by cosine. Calibration is fitted on sentences of the "
+        "corpus; in the columns with a star on the test sentences, each language alone, never on their pairing.",
     }
 
 

@@ -105,6 +105,15 @@ def test_collapse_is_named_by_language_with_its_figures(first, limit):
     assert problem == f"collapse of de at step 200: spread {limit - 0.001:.3f} is below {limit:.3f}"
 
 
+def test_a_space_that_grew_and_fell_back_has_collapsed():
+    """An untrained encoder's spread is small: judged by it alone, a trained one could lose nearly everything."""
+    monitor = Monitor(MonitorConfig())
+    stds = [0.1, 0.6, 0.8, 0.21, 0.19]
+    found = [monitor.judge(100 * i, {"en": probe(std)}, GOOD) for i, std in enumerate(stds)]
+    assert [len(problems) for problems in found] == [0, 0, 0, 0, 1]
+    assert "spread 0.190 is below 0.200" in found[-1][0]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
