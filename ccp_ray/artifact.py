@@ -181,9 +181,9 @@ def open_artifact(uri: str, *kinds: str) -> Artifact:
     artifact = find_artifact(uri)
     if artifact is None:
         state = "is unfinished; run its job again" if open_store(uri).size(JOB) is not None else "holds no artifact"
-        raise UsageError(f"{uri}: {state} (expected a finished {' or '.join(kinds)} artifact)".replace("  ", " "))
+        raise UsageError(f"{uri}: {state} (expected a finished {' or '.join(kinds) or 'artifact'})")
     if kinds and artifact.kind not in kinds:
-        raise UsageError(f"{uri}: holds the artifact {artifact.kind!r}, expected {' or '.join(kinds)}")
+        raise UsageError(f"{uri}: holds a {artifact.kind} artifact, expected {' or '.join(kinds)}")
     return artifact
 
 

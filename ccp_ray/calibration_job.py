@@ -19,7 +19,6 @@ from ccp_ray.artifact import Artifact, Output, Request, open_output
 from ccp_ray.calibration import CalibrationConfig, check_languages, choose_pivot, fit_from, sample_rows
 from ccp_ray.config import semantic
 from ccp_ray.embeddings import Embeddings, rows_of
-from ccp_ray.errors import DataError
 from ccp_ray.ledger import Entry
 from ccp_ray.moments import Moments, merged
 from ccp_ray.pieces import run_pieces

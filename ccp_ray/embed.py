@@ -55,6 +55,9 @@ class EmbedConfig(StrictModel):
     token_budget: int = Field(default=8192, ge=64, description="padded tokens a forward pass")
     split: Literal["train", "dev"] | None = Field(default=None, description="of a corpus; None: both")
     limit: int | None = Field(default=None, ge=1, description="rows of each language, the first ones; None: all")
+    max_bad_share: float = Field(
+        default=0.01, ge=0, le=1, description="rows that may be bad when texts are not a corpus"
+    )
     piece_rows: int = Field(default=65_536, ge=1, description="rows a piece when texts are not a corpus")
     resources: EmbedResources = EmbedResources()
 
@@ -87,7 +90,7 @@ def embed(encoder: str, texts: str, output: str, config: EmbedConfig | None = No
         if corpus is not None and corpus.kind == "corpus":
             plan, imported = _corpus_plan(Corpus.open(texts), config), None
         else:
-            imported = import_rows(texts, target, config.piece_rows)
+            imported = import_rows(texts, target, config.piece_rows, config.max_bad_share)
             plan = [Piece(part.name, target.uri, part.key, 0, part.rows) for part in imported.parts]
         if not plan:
             raise DataError(f"{texts}: no texts to embed")

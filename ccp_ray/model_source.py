@@ -54,7 +54,7 @@ def model_reference(role: str, source: str) -> InputRef:
     portable = source if source.startswith("package://") or "://" in source else _portable(source)
     artifact = find_artifact(source) if not source.startswith("package://") and _is_store(source) else None
     if artifact is not None and artifact.kind != "encoder":
-        raise UsageError(f"{source}: holds the artifact {artifact.kind!r}, expected an encoder")
+        raise UsageError(f"{source}: holds a {artifact.kind} artifact, expected an encoder")
     folder = local_model(source)
     if artifact is not None:
         _check_sums(source, folder, artifact)

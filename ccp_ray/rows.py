@@ -22,7 +22,6 @@ from ccp_ray.records import BadRow, Record, Split, check_bad_rows, read_split
 from ccp_ray.sentences import Quarantine, table_bytes
 from ccp_ray.storage import Store, absolute_uri, open_store
 
-_MAX_BAD_SHARE = 0.01
 _REQUIRED = ("id", "text")
 
 
@@ -50,7 +49,7 @@ def texts_reference(texts: str) -> InputRef:
     return InputRef(role="texts", uri=absolute_uri(texts), fingerprint=fingerprint(find_documents([texts])))
 
 
-def import_rows(texts: str, output: Output, piece_rows: int) -> Imported:
+def import_rows(texts: str, output: Output, piece_rows: int, max_bad_share: float) -> Imported:
     """Stream the files into parts. Raises DataError when too many rows are bad."""
     splits = plan_splits(find_documents([texts]))
     job = {"output": output.uri, "rows": piece_rows}
@@ -59,7 +58,7 @@ def import_rows(texts: str, output: Output, piece_rows: int) -> Imported:
     parts = [ImportedPart(**part) for entry in entries.values() for part in entry.info["parts"]]
     bad = sum(entry.quarantined for entry in entries.values())
     first = next((BadRow(**e.info["first_bad"]) for e in entries.values() if e.info["first_bad"]), None)
-    check_bad_rows(bad, bad + sum(part.rows for part in parts), _MAX_BAD_SHARE, first)
+    check_bad_rows(bad, bad + sum(part.rows for part in parts), max_bad_share, first)
     return Imported(parts, bad, [record for entry in entries.values() for record in entry.files])
 
 

@@ -18,13 +18,15 @@ from jobs.search import search
 from jobs.status import status
 from jobs.verify import verify
 
+VERBS = (
+    *(pipeline_command, generate, prepare, pretrain, embed, calibrate, index, search, evaluate),
+    *(status, verify, doctor_command, fetch_data, bench),
+)
+
 
 def main() -> None:
     """Entry point of `ccp-ray`."""
-    run_verbs(
-        *(pipeline_command, generate, prepare, pretrain, embed, calibrate, index, search, evaluate),
-        *(status, verify, doctor_command, fetch_data, bench),
-    )
+    run_verbs(*VERBS)
 
 
 if __name__ == "__main__":

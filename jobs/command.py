@@ -11,16 +11,17 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ccp_ray.artifact import Artifact
-from ccp_ray.errors import CcpError
+from ccp_ray.errors import CcpError, DataError, StoreError, UsageError
 from ccp_ray.progress import say
 from ccp_ray.session import ray_session
+from ccp_ray.storage import storage_full
 from jobs.plan import Plan
 
 Output = Annotated[str, typer.Option("--output", "-o", help="Folder or s3:// URI of the artifact to write.")]
@@ -43,6 +44,12 @@ def reported() -> Iterator[None]:
     except CcpError as error:
         say(f"ccp-ray: error: {error}")
         raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        full = storage_full(error)
+        if full is None:
+            raise
+        say(f"ccp-ray: error: {full}")
+        raise typer.Exit(full.exit_code) from None
     except KeyboardInterrupt:
         say("ccp-ray: interrupted; run the same command again to continue")
         raise typer.Exit(130) from None
@@ -54,11 +61,25 @@ def show_artifact(artifact: Artifact, as_json: bool) -> None:
         print_json(headline(artifact))
         return
     print(f"{artifact.kind} {artifact.fingerprint[:12]} at {artifact.uri}")
-    for name, value in artifact.summary.items():
-        if isinstance(value, bool | float | str):
-            print(f"  {name}: {value}")
-        elif isinstance(value, int):
-            print(f"  {name}: {value:,}")
+    for line in _lines(artifact.summary):
+        print(f"  {line}")
+
+
+def _lines(summary: Mapping[str, Any]) -> Iterator[str]:
+    """A line a value; a mapping of plain values shares one line, a mapping of those takes one each."""
+    for name, value in summary.items():
+        if isinstance(value, Mapping) and any(isinstance(inner, Mapping) for inner in value.values()):
+            yield from (f"{name} {key}: {_flat(inner)}" for key, inner in value.items() if isinstance(inner, Mapping))
+        elif isinstance(value, Mapping) or not isinstance(value, list):
+            yield f"{name}: {_flat(value)}"
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_flat(inner)}" for key, inner in value.items() if not isinstance(inner, list | dict))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def run(
@@ -77,27 +98,39 @@ def run(
 
 @contextlib.contextmanager
 def native_noise_aside() -> Iterator[None]:
-    """Send what native code (Ray's C++ core, gloo) writes to standard error into a file; Python's stays on screen.
+    """Send what native code (Ray's C++ core, gloo) writes to the screen into a file, and what Ray prints to
+    standard output too: that is for results. What this program says on standard error stays on screen.
 
-    The file is removed at a good end, and named at a bad one.
+    The file is removed at a good end, and where the error says all there is to know; else it is named.
     """
+    sys.stdout.flush()
     sys.stderr.flush()
-    screen = os.dup(2)
+    screens = {number: os.dup(number) for number in (1, 2)}
     handle, name = tempfile.mkstemp(prefix="ccp-ray-native-", suffix=".log")
+    os.dup2(handle, 1)
     os.dup2(handle, 2)
-    os.close(handle)
-    before, sys.stderr = sys.stderr, open(screen, "w", buffering=1, closefd=False)  # noqa: SIM115
+    before = sys.stdout, sys.stderr
+    sys.stdout = open(handle, "w", buffering=1)  # noqa: SIM115
+    sys.stderr = open(screens[2], "w", buffering=1, closefd=False)  # noqa: SIM115
     try:
         yield
+    except (UsageError, DataError, StoreError):
+        Path(name).unlink()
+        raise
     except BaseException:
-        say(f"ccp-ray: what Ray's core wrote is in {name}")
+        if Path(name).stat().st_size:
+            say(f"ccp-ray: what Ray's core wrote is in {name}")
+        else:
+            Path(name).unlink()
         raise
     else:
         Path(name).unlink()
     finally:
-        os.dup2(screen, 2)
-        sys.stderr = before
-        os.close(screen)
+        sys.stdout.close()
+        sys.stdout, sys.stderr = before
+        for number, screen in screens.items():
+            os.dup2(screen, number)
+            os.close(screen)
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -123,10 +156,14 @@ def show_plan(make: Callable[[], Plan], as_json: bool) -> None:
         print(f"{name:<{width}}  {value}")
 
 
-def main(*verbs: Callable[..., None]) -> None:
-    """Run one verb (`python -m jobs.prepare`) or several as sub-commands (`ccp-ray`)."""
+def build_app(*verbs: Callable[..., None]) -> typer.Typer:
+    """One verb as a command of its own, or several as sub-commands."""
     app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
     for verb in verbs:
         app.command(verb.__name__.rstrip("_").replace("_", "-"))(verb)
-    app(prog_name="ccp-ray" if len(verbs) > 1 else None)
-    sys.exit(0)
+    return app
+
+
+def main(*verbs: Callable[..., None]) -> None:
+    """Run one verb (`python -m jobs.prepare`) or several as sub-commands (`ccp-ray`)."""
+    build_app(*verbs)(prog_name="ccp-ray" if len(verbs) > 1 else None)

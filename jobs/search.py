@@ -28,6 +28,8 @@ def search(
             raise UsageError("say what to search: either TEXT arguments or --queries FILE")
         asked = read_queries(queries) if queries else [(str(n), text) for n, text in enumerate(texts or (), start=1)]
         opened = Index.open(index)
+        if only is not None and only not in opened.languages:
+            raise UsageError(f"--only {only}: no text in this language; the index holds {', '.join(opened.languages)}")
         vectors_QD = opened.embed_queries([text for _, text in asked], lang)
         found = opened.search(vectors_QD, k, only)
     if as_json:
