@@ -124,8 +124,13 @@ def _train(config: PretrainConfig, corpus: Artifact, starting: InputRef | None, 
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
 
+    from ccp_ray.engine import communication_note
+
     resources = ray.cluster_resources()
     workers, use_gpu = plan_workers(config, int(resources.get("CPU", 1)), int(resources.get("GPU", 0)))
+    where = "GPU, nccl" if use_gpu else f"CPU, {communication_note(config.deepspeed)}"
+    shape = f"ZeRO {config.deepspeed.zero_stage}, {config.deepspeed.precision}"
+    say(f"pretrain: {workers} worker{'s' * (workers > 1)}, {shape}, {where}")
     board = ray.remote(num_cpus=0)(Board).remote()
     arguments = {
         "config": config.model_dump_json(),
