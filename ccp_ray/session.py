@@ -58,15 +58,28 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
         _check_reachable(address)
         options |= {"runtime_env": {"py_modules": _package_folders(), "env_vars": _worker_environment()}}
     try:
-        ray.init(address or "local", **options)
+        _start(address, options)
     except Exception as error:
-        where = address or "a local Ray"
-        raise CcpError(f"cannot start or reach Ray at {where}: {_first_line(error)}") from error
+        where = f"reach Ray at {address}" if address else "start a local Ray"
+        raise CcpError(f"cannot {where}: {_first_line(error)}") from error
     _quiet()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(address: str | None, options: dict[str, Any]) -> None:
+    """Ray gives its processes 30 s to start; on a machine that is busy just then a second try helps."""
+    import ray
+
+    try:
+        ray.init(address or "local", **options)
+    except Exception as error:
+        if address is not None or "timed out during startup" not in str(error):
+            raise
+        ray.shutdown()
+        ray.init("local", **options)
 
 
 def _quiet() -> None:

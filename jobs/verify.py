@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ccp_ray.artifact import MANIFEST, Artifact, find_artifact, open_artifact, verify_artifact
+from ccp_ray.documents import find_documents, fingerprint
 from ccp_ray.errors import StoreError
 from ccp_ray.storage import open_store
 from jobs.command import AsJson, main, print_json, reported
@@ -56,11 +57,21 @@ def check_inputs(artifact: Artifact) -> list[str]:
     problems = []
     for ref in artifact.inputs:
         source = find_artifact(ref.uri) if "://" not in ref.uri or ref.uri.startswith("s3://") else None
-        if source is not None and source.fingerprint != ref.fingerprint:
-            problems.append(f"{ref.uri}: the {ref.role} changed since (fingerprint {source.fingerprint[:12]}…)")
-        elif source is not None:
+        if source is None:
+            continue
+        now = _fingerprint(source, ref.role)
+        if now is not None and now != ref.fingerprint:
+            problems.append(f"{ref.uri}: the {ref.role} changed since (fingerprint {now[:12]}…)")
+        else:
             problems += verify_artifact(source)
     return problems
+
+
+def _fingerprint(source: Artifact, role: str) -> str | None:
+    """As the job took it when it read this input; None where that would mean loading a benchmark."""
+    if role == "documents":
+        return fingerprint(find_documents([source.uri]))
+    return None if role.startswith("data.") else source.fingerprint
 
 
 if __name__ == "__main__":

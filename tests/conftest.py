@@ -7,8 +7,10 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import command_line
 import pytest
 import s3_servers
+from command_line import SmallRun
 from hypothesis import settings
 from s3_servers import Bucket, S3Server
 
@@ -24,6 +26,12 @@ def ray_local() -> Iterator[None]:
     """A local Ray with two CPUs; started once, at the first test that asks for it."""
     with ray_session(cpus=2):
         yield
+
+
+@pytest.fixture(scope="session")
+def small_run(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
+    """A small artifact of every stage, made with the command line. Read only: copy before you change one."""
+    return command_line.small_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,104 @@
+"""--plan: what it foretells is so, and it starts, writes and reads no more than it must."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import SETTINGS, SmallRun, ccp, settings
+from safetensors import safe_open
+from small_recipe import write_recipe
+
+from ccp_ray.artifact import open_artifact
+from jobs import command
+
+
+@pytest.fixture(autouse=True)
+def nothing_starts(monkeypatch: pytest.MonkeyPatch, small_run: SmallRun) -> None:
+    """A plan that wanted a Ray session would fail here; the run that plans read is made before."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a plan started Ray")
+
+    monkeypatch.setattr(command, "ray_session", refuse)
+
+
+def plan(output: Path, verb: str, *arguments: object) -> dict[str, float]:
+    """The figures. The same command for people must show every line."""
+    asked = (verb, *arguments, "--output", output, "--plan", *settings(verb))
+    told = ccp(*asked, "--json")
+    assert told.code == 0, told.err
+    assert told.out.count("\n") == 1
+    shown = ccp(*asked)
+    assert [line.partition("  ")[0] for line in shown.out.splitlines()] == [name for name, _ in told.json["lines"]]
+    assert told.err == shown.err == ""
+    assert not output.exists()
+    assert told.json["stage"] == verb
+    return told.json["figures"]
+
+
+def test_generate_and_prepare(small_run: SmallRun, tmp_path: Path):
+    summary = small_run.results["generate"].json
+    assert plan(tmp_path / "x", "generate")["documents"] == summary["documents"]
+    files = [path for path in Path(small_run.documents, "documents").rglob("*") if path.is_file()]
+    figures = plan(tmp_path / "x", "prepare", small_run.documents)
+    assert (figures["files"], figures["bytes"]) == (len(files), sum(path.stat().st_size for path in files))
+
+
+def test_pretrain_counts_the_parameters_that_the_encoder_will_have(small_run: SmallRun, tmp_path: Path):
+    shape = {"layers": 1, "hidden": 32, "heads": 2, "intermediate": 64, "positions": 40}
+    chosen = [part for key, value in shape.items() for part in ("--set", f"encoder.architecture.{key}={value}")]
+    figures = plan(tmp_path / "x", "pretrain", small_run.corpus, *chosen, "--set", "steps=7")
+    with safe_open(Path(small_run.encoder, "model.safetensors"), "np") as weights:
+        names = [name for name in weights.keys() if "pooler" not in name]  # noqa: SIM118
+        real = sum(weights.get_tensor(name).size for name in names)
+    assert figures["parameters"] == pytest.approx(real, rel=0.01)
+    other = plan(tmp_path / "x", "pretrain", small_run.corpus, *chosen, "--set", "steps=70")
+    assert other["tokens"] == 10 * figures["tokens"]
+
+
+def test_embed_calibrate_and_index(small_run: SmallRun, tmp_path: Path):
+    rows = open_artifact(small_run.embeddings).summary["rows"]
+    assert plan(tmp_path / "x", "embed", small_run.encoder, small_run.corpus)["rows"] == rows
+    assert plan(tmp_path / "x", "calibrate", small_run.embeddings)["rows"] == rows
+    figures = plan(tmp_path / "x", "index", small_run.embeddings)
+    assert SETTINGS["index"] == ["dtype=float32"]
+    assert (figures["rows"], figures["bytes"]) == (rows, rows * 32 * 4)
+
+
+def test_evaluate(small_run: SmallRun, tmp_path: Path):
+    asked = ("evaluate", small_run.encoder, "--benchmarks", "translations", "--data", small_run.documents)
+    assert plan(tmp_path / "x", *asked)["translations"] == 2 * 20
+
+
+def test_pipeline_adds_up_its_stages(tmp_path: Path):
+    recipe = write_recipe(tmp_path)
+    figures = plan(tmp_path / "x", "pipeline", "--config", recipe)
+    assert figures["generate.documents"] == 3 * 34
+    assert {name.partition(".")[0] for name in figures} >= {"generate", "prepare", "pretrain"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (("prepare", "nowhere.jsonl"), "nowhere.jsonl: no such file, or a folder or pattern without files"),
+        (("pretrain", "nowhere"), "nowhere: holds no artifact (expected a finished corpus)"),
+        (("embed", "./nowhere", "x.jsonl"), "./nowhere: no such model folder"),
+        (("calibrate", "nowhere"), "nowhere: holds no artifact (expected a finished embeddings)"),
+        (("index", "nowhere"), "nowhere: holds no artifact (expected a finished embeddings)"),
+        (("evaluate", "x", "--benchmarks", "foo", "--data", "y"), "unknown benchmark 'foo'"),
+        (("pipeline",), "--config: a pipeline needs a recipe"),
+    ],
+)
+def test_what_cannot_be_done_cannot_be_planned(asked: tuple[str, ...], words: str, tmp_path: Path):
+    result = ccp(*asked, "--output", tmp_path / "x", "--plan")
+    assert result.code == 2
+    assert result.error.startswith(words)
+
+
+def test_the_plan_of_a_recipe_without_its_data_says_how_to_name_it(tmp_path: Path):
+    recipe = write_recipe(tmp_path, languages=None, documents=["{data}/documents"])
+    result = ccp("pipeline", "--config", recipe, "--output", tmp_path / "x", "--plan")
+    assert (result.code, result.error.partition(":")[2]) == (2, " set the folder of the data with --set data=FOLDER")
+    assert json.dumps(result.out) == '""'
