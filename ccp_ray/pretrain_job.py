@@ -120,9 +120,8 @@ def _starting_point(corpus: Artifact, config: PretrainConfig) -> InputRef | None
 
 def _train(config: PretrainConfig, corpus: Artifact, starting: InputRef | None, output: Output) -> None:
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.config import LoggingConfig
 
     from ccp_ray.engine import communication_note
 

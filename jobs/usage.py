@@ -1,4 +1,4 @@
-"""Peak memory of a stage: this process and everything it started, sampled twice a second.
+"""Peak memory of a stage: this process and everything it started, sampled every two seconds.
 
 Proportional set size, so memory that processes share (Ray's object store, mapped models) counts once. It sees this
 machine only: on a cluster, use Ray's metrics.
@@ -11,7 +11,7 @@ from types import TracebackType
 
 import psutil
 
-_EVERY_S = 0.5
+_EVERY_S = 2.0  # reading the maps of twenty processes takes a tenth of a second
 
 
 class PeakMemory:
