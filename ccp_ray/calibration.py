@@ -21,7 +21,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ccp_ray.artifact import open_artifact
@@ -109,12 +108,7 @@ class Calibration:
         """Read a finished calibration artifact. Raises UsageError where there is none, DataError if it is damaged."""
         artifact = open_artifact(uri, "calibration")
         where = artifact.store.uri(FILE)
-        try:
-            tensors = load(artifact.store.read(FILE))
-        except FileNotFoundError:
-            raise DataError(f"{where}: missing; calibrate again") from None
-        except SafetensorError as error:
-            raise DataError(f"{where}: not a safetensors file ({error}); calibrate again") from None
+        tensors = load(artifact.read(FILE))
         names = sorted({name.rpartition(".")[0] for name in tensors})
         try:
             steps = {n: (tensors[f"{n}.mean"], tensors[f"{n}.scale"], tensors[f"{n}.rotation"]) for n in names}

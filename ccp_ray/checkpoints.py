@@ -90,6 +90,7 @@ class Checkpoints:
             if problem is None:
                 return name
             say(f"checkpoint {name} is damaged ({problem}); falling back to the one before")
+            self.ledger.retract(name)  # else its entry would stand when this run commits that step again
         return None
 
     def _prune(self) -> None:

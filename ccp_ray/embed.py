@@ -112,8 +112,7 @@ def _corpus_plan(corpus: Corpus, config: EmbedConfig) -> list[Piece]:
 
 def _run(target: Output, plan: list[Piece], encoder: InputRef, config: EmbedConfig) -> dict[str, Entry]:
     ledger = Ledger(target.store, _LEDGER)
-    names = {piece.name for piece in plan}
-    done = {name: ledger.read(name) for name in ledger.committed() & names}
+    done = ledger.entries(among={piece.name for piece in plan})
     todo = [piece._asdict() for piece in plan if piece.name not in done]
     with Meter("embed", len(plan), "pieces", len(done)) as meter:
         for row in _stream(todo, encoder.uri, target.uri, config) if todo else ():
@@ -259,7 +258,9 @@ def _commit(row: dict[str, Any], output: str) -> dict[str, Any]:
         info = {name: row[name] for name in ("truncated", "dimensions", "precision", "tokens", "padded", "seconds")}
         info |= {"vectors": vectors, "table": rows, "languages": dict(sorted(languages.items()))}
         entry = Entry(rows=table.num_rows, files=files, info=info)
-        Ledger(store, _LEDGER).commit(row["name"], entry)
+        ledger = Ledger(store, _LEDGER)
+        if not ledger.commit(row["name"], entry):
+            entry = ledger.read(row["name"])  # another writer was first: its entry stands
     except CcpError as error:
         return {"name": row["name"], "entry": "", "error": carry(error)}
     return {"name": row["name"], "entry": entry.model_dump_json(), "error": ""}

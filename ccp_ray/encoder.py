@@ -186,7 +186,10 @@ def load_trainable(source: str | None, config: EncoderConfig, tokenizer: Path, w
     torch.manual_seed(seed)
     model = from_folder(transformers.AutoModelForMaskedLM if with_mlm else transformers.AutoModel, folder)
     spoken, normalize, longest = read_pooling(folder)
-    return Encoder(model.train(), load_tokenizer(folder), config.pooling or spoken, normalize, longest)
+    loaded = load_tokenizer(folder)
+    if with_mlm and loaded.mask_token_id is None:
+        raise UsageError(f"{source}: the tokenizer has no mask token, which mlm needs; set mlm.weight=0")
+    return Encoder(model.train(), loaded, config.pooling or spoken, normalize, longest)
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> tuple[list[Tokens], int]:

@@ -56,6 +56,7 @@ def index(embeddings: str, output: str, config: IndexConfig | None = None, calib
     inputs = [source.ref("embeddings")]
     if calibration is not None:
         inputs.append(open_artifact(calibration, "calibration").ref("calibration"))
+        calibration = inputs[-1].uri  # absolute: tasks run in other folders
         _check_calibration(Embeddings.open(embeddings), calibration)
     target = open_output(output, Request(kind="index", config=semantic(config), inputs=inputs))
     if isinstance(target, Artifact):
@@ -71,6 +72,7 @@ def index(embeddings: str, output: str, config: IndexConfig | None = None, calib
         "dimensions": source.summary["dimensions"],
         "shards": [{"name": name, "rows": entry.rows} for name, entry in entries.items()],
         "encoder": source.input("encoder").model_dump(),
+        "encoding": {name: source.config.get(name) for name in ("pooling", "max_tokens")},
         "calibrated": calibration is not None,
     }
     files = [record for entry in entries.values() for record in entry.files]

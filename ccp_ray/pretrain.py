@@ -110,7 +110,7 @@ class Pretraining:
         means = self._mean_over_ranks(result.metrics)
         if not np.isfinite(means["loss"]):
             raise CcpError(
-                f"the loss is {means['loss']} at step {step}; the last checkpoint is good: lower optimizer.lr"
+                f"the loss is {means['loss']} at step {step}; lower optimizer.lr and choose another --output"
             )
         return means | {"lr": rates["encoder"], "bank_fill": self.banks.fill() if config.bank.size else 0.0}
 
@@ -194,7 +194,7 @@ class Pretraining:
         if self.rank == 0:
             report(self.rows[-1])
         if problems and self.config.monitor.action == "stop":
-            raise CcpError(f"{'; '.join(problems)} (monitor.action=warn goes on)")
+            raise CcpError(f"{'; '.join(problems)} (with monitor.action=warn, another --output trains on)")
 
     @torch.no_grad()
     def _probe_language(self, lang: str) -> Probe:
@@ -213,7 +213,7 @@ class Pretraining:
         broken = torch.tensor(float(any(not bool(p.isfinite().all()) for p in parameters)), device=self.device)
         dist.all_reduce(broken)
         if broken > 0:
-            raise CcpError(f"weights are not finite after step {step}; the last checkpoint is good: lower optimizer.lr")
+            raise CcpError(f"weights are not finite after step {step}; lower optimizer.lr and choose another --output")
 
     def _state(self) -> dict[str, torch.Tensor]:
         return self.banks.state() | self.running.state()

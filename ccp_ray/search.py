@@ -130,7 +130,10 @@ class Index:
         recorded = self.artifact.summary["encoder"]
         if model_reference("encoder", recorded["uri"]).fingerprint != recorded["fingerprint"]:
             raise UsageError(f"{recorded['uri']}: the encoder changed since the index was built; build the index again")
-        vectors_QD = Encoder.load(recorded["uri"]).encode(texts)
+        settings = self.artifact.summary["encoding"]
+        encoder = Encoder.load(recorded["uri"], pooling=settings["pooling"])
+        encoder.max_tokens = min(encoder.max_tokens, settings["max_tokens"] or encoder.max_tokens)
+        vectors_QD = encoder.encode(texts)
         if not self.artifact.summary["calibrated"]:
             return vectors_QD
         calibration = Calibration.open(self.artifact.input("calibration").uri)

@@ -95,7 +95,7 @@ def evaluate(
     started = time.monotonic()
     results: dict[str, Any] = {}
     seconds: dict[str, float] = {}
-    try:
+    with target.unless_refused():
         files = [put_bytes(target.store, f"texts/{name}.jsonl.gz", texts[name]) for name in loaded]
         embedded = embed(encoder, target.store.uri("texts"), target.store.uri("embeddings"), config.embed)
         vectors = Vectors.read(Embeddings.open(embedded.uri))
@@ -103,9 +103,6 @@ def evaluate(
             scoring = time.monotonic()
             results[name] = score_benchmark(benchmark, vectors.of(benchmark), given, config.calibration)
             seconds[name] = time.monotonic() - scoring
-    except DataError:
-        target.abandon()
-        raise
     body = json.dumps({"benchmarks": results}, indent=1, ensure_ascii=False, sort_keys=True).encode()
     files.append(put_bytes(target.store, RESULTS, body))
     measured = {"seconds": time.monotonic() - started, "scoring_seconds": seconds}

@@ -60,7 +60,7 @@ def collect_results(made: Mapping[str, Artifact]) -> dict[str, Any]:
 
 
 def _scores(evaluation: Artifact) -> dict[str, Any]:
-    scores: dict[str, Any] = json.loads(evaluation.store.read(RESULTS))["benchmarks"]
+    scores: dict[str, Any] = json.loads(evaluation.read(RESULTS))["benchmarks"]
     return scores
 
 
@@ -137,7 +137,7 @@ def _headline(tables: Sequence[dict[str, Any]], results: dict[str, Any]) -> list
 
 
 def _metrics(encoder: Artifact) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in encoder.store.read("metrics.jsonl").splitlines()]
+    return [json.loads(line) for line in encoder.read("metrics.jsonl").splitlines()]
 
 
 def _projections(made: Mapping[str, Artifact]) -> list[dict[str, Any]]:

@@ -49,8 +49,9 @@ def build(uri: Path | str, vectors: np.ndarray, table: list[dict[str, str]], sha
         files.append(put_bytes(output.store, f"shards/{name}.parquet", buffer.getvalue()))
         described.append({"name": name, "rows": len(part)})
     encoder = {"role": "encoder", "uri": "nowhere", "fingerprint": "f"}
+    encoding = {"pooling": None, "max_tokens": None}
     summary = {"rows": len(vectors), "dimensions": vectors.shape[1], "shards": described}
-    return output.finish(files, summary | {"encoder": encoder, "calibrated": False})
+    return output.finish(files, summary | {"encoder": encoder, "encoding": encoding, "calibrated": False})
 
 
 def oracle(vectors, table, queries, k, lang=None) -> list[list[tuple[str, float]]]:
@@ -259,6 +260,12 @@ def test_query_texts_need_the_encoder_that_the_index_was_built_with(tmp_path):
 
     expected = Encoder.load(str(folder)).encode(["abc", "de"])
     np.testing.assert_allclose(index.embed_queries(["abc", "de"], None), expected, atol=1e-6)
+    values["summary"]["encoding"] = {"pooling": "mean", "max_tokens": 4}  # how the index' own texts were embedded
+    manifest.write_text(json.dumps(values))
+    mean = Encoder.load(str(folder), pooling="mean")
+    mean.max_tokens = 4
+    found = Index.open(built.uri).embed_queries(["abcdefgh", "de"], None)
+    np.testing.assert_allclose(found, mean.encode(["abcdefgh", "de"]), atol=1e-6)
     tiny_models.plain_folder(folder, seed=1)
     with pytest.raises(UsageError, match="the encoder changed since the index was built"):
         index.embed_queries(["abc"], None)
