@@ -14,10 +14,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from ccp_ray.artifact import Artifact
+from ccp_ray.artifact import Artifact, find_artifact
 from ccp_ray.calibration import CalibrationConfig
 from ccp_ray.calibration_job import calibrate
 from ccp_ray.config import StrictModel, load_config
@@ -40,6 +41,8 @@ from jobs.pipeline_report import Finished, report
 from jobs.plan import Plan, architecture_parameters, duration, prepare_plan, pretrain_plan
 from jobs.pretrain import source_parameters
 from jobs.usage import PeakMemory
+
+_RECIPES = Path(__file__).parent / "recipes"
 
 
 class PipelineConfig(StrictModel):
@@ -85,11 +88,13 @@ class Stages:
 
     def run(self, name: str, work: Callable[[str], Artifact]) -> Artifact:
         started = time.monotonic()
+        place = f"{self.output}/{name}"
         with PeakMemory() as peak, _named(name):
-            artifact = work(f"{self.output}/{name}")
+            skipped = find_artifact(place) is not None
+            artifact = work(place)
         seconds = time.monotonic() - started
         say(f"{name}: {artifact.kind} {artifact.fingerprint[:12]} ({seconds:.1f} s)")
-        self.finished.append(Finished(name, artifact, seconds, peak.bytes))
+        self.finished.append(Finished(name, artifact, seconds, None if skipped else peak.bytes))
         return artifact
 
 
@@ -166,12 +171,22 @@ def pipeline_command(
     """Run a whole recipe: prepare, pretrain, embed, calibrate, index, evaluate, report."""
     with reported():
         if not config:
-            raise UsageError("--config: a pipeline needs a recipe, for example jobs/recipes/quickstart.yaml")
-        recipe = load_config(PipelineConfig, config, overrides or ())
+            raise UsageError(f"--config: a pipeline needs a recipe: a YAML file, or one of {', '.join(recipe_names())}")
+        recipe = load_config(PipelineConfig, [*map(recipe_file, config)], overrides or ())
     if plan:
         show_plan(lambda: plan_pipeline(recipe), as_json)
     else:
         run(lambda: pipeline(recipe, output), address=address, as_json=as_json)
+
+
+def recipe_names() -> list[str]:
+    """The recipes that are installed with this program."""
+    return sorted(path.stem for path in _RECIPES.glob("*.yaml"))
+
+
+def recipe_file(name: str) -> str:
+    """A recipe of this program by its bare name (`quickstart`), from any folder; else `name` itself, a path or URI."""
+    return str(_RECIPES / f"{name}.yaml") if name in recipe_names() else name
 
 
 def plan_pipeline(config: PipelineConfig) -> Plan:

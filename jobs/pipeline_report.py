@@ -28,12 +28,12 @@ _OWN = {"before": "before, calibrated*", "after": "trained, calibrated*"}
 
 
 class Finished(NamedTuple):
-    """A stage of this run."""
+    """A stage of this run; no peak where it was finished before."""
 
     name: str
     artifact: Artifact
     seconds: float
-    peak_bytes: int
+    peak_bytes: int | None
 
 
 def report(title: str, stages: Sequence[Finished], config: StrictModel, output: str) -> Artifact:

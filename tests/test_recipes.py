@@ -9,7 +9,7 @@ import pytest
 from ccp_ray.config import load_config
 from ccp_ray.errors import UsageError
 from ccp_ray.pretrain_job import plan_workers
-from jobs.pipeline import PipelineConfig
+from jobs.pipeline import PipelineConfig, recipe_file
 
 FOLDER = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
 RECIPES = sorted(path.name for path in FOLDER.glob("*.yaml"))
@@ -23,6 +23,14 @@ def load(name: str) -> PipelineConfig:
 def test_loads(name: str) -> None:
     recipe = load(name)
     assert all("{" not in recipe.path(text) for text in recipe.documents)
+
+
+def test_a_recipe_is_known_by_its_bare_name_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config(PipelineConfig, [recipe_file("quickstart")]) == load("quickstart.yaml").model_copy(
+        update={"data": None}
+    )
+    assert recipe_file("mine.yaml") == "mine.yaml"
 
 
 def test_the_four_recipes_are_there() -> None:
