@@ -73,10 +73,12 @@ def pretrain(corpus: str, output: str, config: PretrainConfig | None = None) -> 
 
 
 def plan_workers(config: PretrainConfig, cpus: int, gpus: int) -> tuple[int, bool]:
-    """(workers, whether each has a GPU). Raises UsageError if the groups cannot be shared out evenly."""
+    """(workers, whether each has a GPU). Raises UsageError for no GPU, and groups that cannot be shared out evenly."""
     use_gpu = gpus > 0 if config.resources.gpu is None else config.resources.gpu
-    most = gpus if use_gpu else min(2, cpus)
+    most = gpus if use_gpu else min(2, max(1, cpus // config.resources.cpus_per_worker))
     workers = config.resources.workers
+    if workers is None and not most:
+        raise UsageError("resources.gpu=true, but the cluster has no GPU; set resources.workers to wait for some")
     if workers is None:
         workers = max(n for n in range(1, most + 1) if config.groups_per_step % n == 0)
     if config.groups_per_step % workers:

