@@ -34,6 +34,26 @@ _PACKAGES = ("ccp_ray", "jobs", "eval")
 _KNOCK_S = 10.0
 
 
+_deferred = False  # within `ray_session_at_need`
+
+
+@contextlib.contextmanager
+def ray_session_at_need() -> Iterator[None]:
+    """The `ray_session()`s within share one local Ray, started by the first of them and ended with this one.
+
+    So a wrong path is told at once, and not after the seconds that Ray takes to start.
+    """
+    global _deferred
+    before, running = _deferred, "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    _deferred = True
+    try:
+        yield
+    finally:
+        _deferred = before
+        if not before and not running and "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
+
+
 @contextlib.contextmanager
 def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator[None]:
     """Connect to `address`, or start a local Ray with `cpus` CPUs (all); re-entrant.
@@ -61,12 +81,15 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
         _start(address, options)
     except Exception as error:
         where = f"reach Ray at {address}" if address else "start a local Ray"
-        raise CcpError(f"cannot {where}: {_first_line(error)}") from error
+        # The port answered, and a client with a wrong token gets no other answer than silence.
+        hint = "; is this its GCS port, and are RAY_AUTH_MODE and the token (RAY_AUTH_TOKEN) the cluster's?"
+        raise CcpError(f"cannot {where}: {_first_line(error)}{hint if address else ''}") from error
     _quiet()
     try:
         yield
     finally:
-        ray.shutdown()
+        if not _deferred:
+            ray.shutdown()
 
 
 def _start(address: str | None, options: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ import typer
 from ccp_ray.artifact import Artifact
 from ccp_ray.errors import CcpError, DataError, StoreError, UsageError
 from ccp_ray.progress import say
-from ccp_ray.session import ray_session
+from ccp_ray.session import ray_session, ray_session_at_need
 from ccp_ray.storage import storage_full
 from jobs.plan import Plan
 
@@ -91,7 +91,7 @@ def run(
 ) -> None:
     """Run a stage in its Ray session and print the artifact."""
     with reported():
-        with native_noise_aside(), ray_session(address):
+        with native_noise_aside(), ray_session(address) if address else ray_session_at_need():
             artifact = work()
         show(artifact, as_json)
 

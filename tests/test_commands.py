@@ -244,9 +244,12 @@ def test_what_ray_prints_stays_off_the_screen(scratch: Path, capfd: pytest.Captu
     ],
 )
 def test_noise_is_kept_only_where_it_may_tell_something(scratch, capfd, error, noise, kept):
-    with pytest.raises(type(error)), command.native_noise_aside():
+    def fail() -> None:
         os.write(2, noise)
         raise error
+
+    with pytest.raises(type(error)), command.native_noise_aside():
+        fail()
     captured = capfd.readouterr()
     assert captured.out == ""
     assert len(os.listdir(scratch)) == kept

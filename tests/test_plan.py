@@ -21,7 +21,8 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch, small_run: SmallRun) -> None
     def refuse(*_: object) -> None:
         raise AssertionError("a plan started Ray")
 
-    monkeypatch.setattr(command, "ray_session", refuse)
+    for name in ("ray_session", "ray_session_at_need"):
+        monkeypatch.setattr(command, name, refuse)
 
 
 def plan(output: Path, verb: str, *arguments: object) -> dict[str, float]:
