@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ccp_ray.batching import Tokens
 from ccp_ray.corpus import Corpus, TokenShard
+from ccp_ray.ledger import FileRecord, verified_copy
 from ccp_ray.model_source import cache_folder
 from ccp_ray.sampling import random_generator
 from ccp_ray.storage import Store
@@ -32,9 +33,9 @@ class Pairs(NamedTuple):
 class _Shard:
     """One token shard: tokens without special tokens, sentence and document offsets, hashes."""
 
-    def __init__(self, store: Store, keys: TokenShard, sums: Mapping[str, str]) -> None:
+    def __init__(self, store: Store, keys: TokenShard, records: Mapping[str, FileRecord]) -> None:
         names = (keys.tokens, keys.sentences, keys.documents, keys.hashes)
-        paths = [store.local_path(name, cache_folder() / "shards", sums[name]) for name in names]
+        paths = [verified_copy(store, records[name], cache_folder() / "shards") for name in names]
         self.tokens, self.sentences, self.documents, self.hashes = (np.load(path, mmap_mode="r") for path in paths)
 
     def tokens_of(self, sentence: int) -> NDArray[np.int64]:
@@ -55,13 +56,13 @@ class ContextReader:
     def __init__(
         self, corpus: Corpus, languages: Sequence[str], special: tuple[list[int], list[int]], max_tokens: int
     ) -> None:
-        sums = {record.path: record.sha256 for record in corpus.artifact.files}
+        records = {record.path: record for record in corpus.artifact.files}
         self.prefix, self.suffix = special
         self.room = max_tokens - len(self.prefix) - len(self.suffix)
         self._shards: dict[str, list[_Shard]] = {}
         self._ends: dict[str, NDArray[np.int64]] = {}
         for lang in languages:
-            shards = [_Shard(corpus.store, keys, sums) for keys in corpus.token_shards(lang)]
+            shards = [_Shard(corpus.store, keys, records) for keys in corpus.token_shards(lang)]
             self._shards[lang] = [shard for shard in shards if len(shard.hashes)]
             self._ends[lang] = np.cumsum([len(shard.hashes) for shard in self._shards[lang]])
 

@@ -181,7 +181,7 @@ def load_trainable(source: str | None, config: EncoderConfig, tokenizer: Path, w
     if source is None:
         loaded = load_tokenizer(tokenizer)
         masked = new_model(config.architecture, loaded, seed)
-        return Encoder(masked if with_mlm else masked.base_model, loaded, config.pooling or "cls")
+        return Encoder(masked if with_mlm else masked.base_model, loaded, config.pooling or "mean")
     folder = local_model(source)
     torch.manual_seed(seed)
     model = from_folder(transformers.AutoModelForMaskedLM if with_mlm else transformers.AutoModel, folder)

@@ -26,5 +26,5 @@ class EncoderConfig(StrictModel):
     """What to train. Without a source: the encoder whose tokenizer the corpus took, else one from scratch."""
 
     source: str | None = Field(default=None, description="folder, s3://, hub name or package://")
-    pooling: Pooling | None = Field(default=None, description="None: as the source says; cls from scratch")
+    pooling: Pooling | None = Field(default=None, description="None: as the source says; mean from scratch")
     architecture: ArchitectureConfig = ArchitectureConfig()

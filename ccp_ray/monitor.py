@@ -80,7 +80,9 @@ class Monitor:
         found = []
         for lang, value in probe.items():
             best = self.best_std[lang] = max(value.std, self.best_std.get(lang, 0.0))
-            limit = max(self.config.collapsed_std, self.config.collapsed_share * best)
+            # An untrained encoder may start below `collapsed_std`; only one that was above it can fall below it.
+            floor = self.config.collapsed_std if best > self.config.collapsed_std else 0.0
+            limit = max(floor, self.config.collapsed_share * best)
             if step > 0 and value.std < limit:
                 found.append(f"collapse of {lang} at step {step}: spread {value.std:.3f} is below {limit:.3f}")
         return found

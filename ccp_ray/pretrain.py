@@ -209,7 +209,8 @@ class Pretraining:
 
     def _check_weights(self, step: int) -> None:
         """The loss is computed before the update: only this keeps broken weights out of a checkpoint."""
-        parameters = [p.detach() for p in self.engine.module.parameters() if p.numel()]
+        # Under ZeRO 3 a parameter is empty and this rank's share of it is `ds_tensor`.
+        parameters = [getattr(p, "ds_tensor", p).detach() for p in self.engine.module.parameters()]
         broken = torch.tensor(float(any(not bool(p.isfinite().all()) for p in parameters)), device=self.device)
         dist.all_reduce(broken)
         if broken > 0:

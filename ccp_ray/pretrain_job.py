@@ -46,7 +46,7 @@ def initial_encoder(corpus: str, output: str, config: PretrainConfig) -> Artifac
     with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
         folder = Path(scratch, "encoder")
         tokenizer = Corpus.open(corpus).tokenizer_folder(Path(scratch, "tokenizer"))
-        write_untrained(folder, config.encoder.architecture, tokenizer, config.encoder.pooling or "cls", config.seed)
+        write_untrained(folder, config.encoder.architecture, tokenizer, config.encoder.pooling or "mean", config.seed)
         return target.finish(put_folder(target.store, folder), {"trained_steps": 0})
 
 

@@ -8,7 +8,6 @@ so ties and near-ties would otherwise fall differently with the number of shards
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,11 +15,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ccp_ray.artifact import Artifact, open_artifact
-from ccp_ray.errors import StoreError, UsageError
+from ccp_ray.errors import UsageError
 from ccp_ray.index import unit
-from ccp_ray.ledger import FileRecord, check_file
+from ccp_ray.ledger import verified_copy
 from ccp_ray.model_source import cache_folder, model_reference
-from ccp_ray.storage import LocalStore, Store
 
 _SPARE = 16  # candidates beyond k, for ties and for float32's last bit
 
@@ -39,8 +37,9 @@ class _Shard:
         import faiss
 
         records = {record.path: record for record in artifact.files}
-        vectors, rows = (_verified(artifact.store, records[f"shards/{name}.{kind}"]) for kind in ("faiss", "parquet"))
-        # Mapped, not read: a shard costs memory only for the pages in use.
+        keys = [f"shards/{name}.{kind}" for kind in ("faiss", "parquet")]
+        vectors, rows = (verified_copy(artifact.store, records[key], cache_folder() / "shards") for key in keys)
+        # Hashed when opened (an altered shard must not answer), then mapped: vectors cost memory for pages in use.
         self.index = faiss.read_index(str(vectors), faiss.IO_FLAG_MMAP_IFC)
         self.table = pq.read_table(rows, memory_map=True)
 
@@ -150,15 +149,6 @@ class Index:
             self._shards[number].hit(row, score) for number, rows in enumerate(shards) for score, row in _first(rows, k)
         ]
         return sorted(hits, key=lambda hit: (-hit.score, hit.id))[:k]
-
-
-def _verified(store: Store, record: FileRecord) -> Path:
-    """A local file with the object's bytes, hashed: an altered shard must not answer."""
-    path = store.local_path(record.path, cache_folder() / "shards", record.sha256)
-    problem = check_file(LocalStore(path.parent), record.model_copy(update={"path": path.name}))
-    if problem:
-        raise StoreError(f"{store.uri(record.path)}: altered or damaged ({problem}); build the index again")
-    return path
 
 
 def _first(rows: list[tuple[float, int]], k: int) -> list[tuple[float, int]]:

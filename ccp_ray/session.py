@@ -152,7 +152,7 @@ def cluster_cpus() -> int:
 
 def _worker_environment() -> dict[str, str]:
     """What workers elsewhere need to know; never a credential: nodes have their own chain."""
-    names = [*_ENVIRONMENT, "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"]
+    names = [*_ENVIRONMENT, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"]
     return {name: os.environ[name] for name in names if name in os.environ}
 
 

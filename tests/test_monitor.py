@@ -140,7 +140,15 @@ def test_all_that_is_wrong_is_named_at_once():
     ]  # fmt: skip
 
 
+def test_an_encoder_that_starts_narrow_has_not_collapsed():
+    monitor = Monitor(MonitorConfig())
+    assert [monitor.judge(step, {"en": probe(std)}, None) for step, std in ((0, 0.01), (10, 0.009))] == [[], []]
+    assert monitor.judge(20, {"en": probe(0.002)}, None) == ["collapse of en at step 20: spread 0.002 is below 0.003"]
+
+
 def test_limits_are_configuration():
     strict = MonitorConfig(collapsed_std=0.5, collapsed_share=0, stale_gap=0.01, diverged_loss=1.01)
-    found = Monitor(strict).judge(10, {"en": probe(0.49)}, GOOD | {"contrastive": 4.3})
+    monitor = Monitor(strict)
+    assert monitor.judge(0, {"en": probe(0.51)}, None) == []
+    found = monitor.judge(10, {"en": probe(0.49)}, GOOD | {"contrastive": 4.3})
     assert len(found) == 3

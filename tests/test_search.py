@@ -208,7 +208,7 @@ def test_an_altered_shard_is_refused_by_name(tmp_path, kind, change):
     path.write_bytes(data if change == "flip" else data[:-1])
     if change == "remove":
         path.unlink()
-    with pytest.raises(StoreError, match=rf"shard-00001\.{kind}.*build the index again"):
+    with pytest.raises(StoreError, match=rf"shard-00001\.{kind}.*make this artifact again"):
         Index.open(str(tmp_path / "index"))
 
 
