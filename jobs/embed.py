@@ -56,7 +56,7 @@ def plan_embed(encoder: str, texts: str, config: EmbedConfig) -> Plan:
     total, embedding = model_parameters(shape)
     width = 2 if config.dtype == "float16" else 4
     pieces = -(-rows // config.piece_rows)
-    return embed_plan(rows, pieces, int(shape["hidden_size"]), total - embedding, width, machine_cpus())
+    return embed_plan(rows, pieces, int(shape["hidden_size"]), total, embedding, width, machine_cpus())
 
 
 if __name__ == "__main__":

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ccp_ray.artifact import Artifact
 from ccp_ray.config import load_config
+from ccp_ray.model_source import local_model
+from ccp_ray.session import machine_cpus
 from eval.evaluate import BENCHMARKS, EvaluateConfig, load_benchmarks
 from eval.evaluate import evaluate as evaluate_encoder
 from jobs.command import (
@@ -24,7 +28,7 @@ from jobs.command import (
     run,
     show_plan,
 )
-from jobs.plan import Plan
+from jobs.plan import Plan, embed_plan, model_parameters
 
 Benchmarks = Annotated[str, typer.Option(help=f"Comma-separated: {', '.join(BENCHMARKS)}.")]
 Data = Annotated[str, typer.Option(help="Folder or URI with the benchmark's files; for context, a corpus.")]
@@ -50,7 +54,7 @@ def evaluate(
     with reported():
         settings = load_config(EvaluateConfig, config or (), overrides or ())
     if plan:
-        show_plan(lambda: plan_evaluate(names, data, settings), as_json)
+        show_plan(lambda: plan_evaluate(encoder, names, data, settings), as_json)
         return
     run(
         lambda: evaluate_encoder(encoder, names, data, output, calibration, settings),
@@ -81,11 +85,18 @@ def _line(variant: str, scores: dict[str, float]) -> str:
     return f"  {variant:<8}" + "".join(f"  {key} {100 * value:.1f}" for key, value in scores.items())
 
 
-def plan_evaluate(names: list[str], data: str, config: EvaluateConfig) -> Plan:
+def plan_evaluate(encoder: str, names: list[str], data: str, config: EvaluateConfig) -> Plan:
     """The plan of embedding these benchmarks' texts."""
     counts = {name: len(benchmark.texts()) for name, benchmark in load_benchmarks(names, data, config).items()}
     lines = [(name, f"{count:,} sentences to embed") for name, count in counts.items()]
-    return Plan(stage="evaluate", lines=lines, figures={name: float(count) for name, count in counts.items()})
+    shape = json.loads(Path(local_model(encoder), "config.json").read_text())
+    parameters, embedding = model_parameters(shape)
+    width = 4 if config.embed.dtype == "float32" else 2
+    embedded = embed_plan(
+        sum(counts.values()), len(counts), int(shape["hidden_size"]), parameters, embedding, width, machine_cpus()
+    )
+    figures = {name: float(count) for name, count in counts.items()} | embedded.figures
+    return Plan(stage="evaluate", lines=[*lines, *embedded.lines], figures=figures)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ from __future__ import annotations
 from ccp_ray.config import load_config
 from ccp_ray.generate import generate as generate_documents
 from ccp_ray.languages import LanguagesConfig
+from ccp_ray.session import machine_cpus
 from jobs.command import Address, AsJson, ConfigFiles, Output, Overrides, PlanOnly, main, reported, run, show_plan
-from jobs.plan import Plan, megabytes
+from jobs.plan import Plan, duration, megabytes
 
 _SENTENCE_BYTES = 65
 _SENTENCES_PER_S = 4000
@@ -34,7 +35,9 @@ def plan_generate(config: LanguagesConfig) -> Plan:
     documents = config.count * (config.documents + config.dev_documents)
     size = documents * config.sentences * _SENTENCE_BYTES
     lines = [("documents", f"{documents:,} in {config.count} languages"), ("text", f"about {megabytes(size)}")]
-    figures = {"documents": documents, "bytes": size, "seconds": documents * config.sentences / _SENTENCES_PER_S}
+    seconds = documents * config.sentences / _SENTENCES_PER_S / machine_cpus()
+    lines += [("memory", "under 300 MB a task"), ("time", f"about {duration(seconds)} on {machine_cpus()} CPUs")]
+    figures = {"documents": documents, "bytes": size, "seconds": seconds}
     return Plan(stage="generate", lines=lines, figures=figures)
 
 

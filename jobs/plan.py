@@ -18,6 +18,8 @@ from ccp_ray.pretrain_config import PretrainConfig
 _MODEL_SHARE = 0.33
 _PREPARE_BYTES_PER_S = 1.5e6
 _MEAN_TOKENS = 30
+_INDEX_ROWS_PER_S = 30_000  # of 384 dimensions, one task, exact
+_ROW_BYTES = 400  # of a row on its way through a task: text, tokens, vector's share
 
 
 class Plan(StrictModel):
@@ -71,12 +73,14 @@ def pretrain_plan(
     return Plan(stage="pretrain", lines=lines, figures=figures | {"seconds": seconds})
 
 
-def embed_plan(rows: int, pieces: int, dimensions: int, body: int, width: int, cpus: int) -> Plan:
-    """Of embedding. body: parameters besides the embeddings; width: bytes of a stored number."""
+def embed_plan(rows: int, pieces: int, dimensions: int, parameters: int, embedding: int, width: int, cpus: int) -> Plan:
+    """Of embedding. embedding: parameters of the embeddings, looked up and not computed; width: bytes of a number."""
+    body = parameters - embedding
     seconds = 2 * body * rows * _MEAN_TOKENS / (_MODEL_SHARE * matmul_flops() * cpus)
     lines = [
         ("rows", f"{rows:,} in {pieces:,} pieces"),
         ("output bytes", megabytes(rows * (dimensions * width + 100))),
+        ("memory a worker", megabytes(4.0 * parameters + min(rows, 65_536) * (4 * dimensions + _ROW_BYTES))),
         ("time", f"about {duration(seconds)} on {cpus} CPUs"),
     ]
     return Plan(stage="embed", lines=lines, figures={"rows": rows, "pieces": pieces, "seconds": seconds})
@@ -91,6 +95,7 @@ def index_plan(embeddings: Artifact, shard_rows: int, width: int) -> Plan:
         ("shards", f"{-(-rows // shard_rows):,}"),
         ("output bytes", megabytes(rows * dimensions * width)),
         ("memory a task", megabytes(shard * (8 + 2 * width))),
+        ("time", f"about {duration(rows / _INDEX_ROWS_PER_S)} a CPU"),
     ]
     return Plan(stage="index", lines=lines, figures={"rows": rows, "bytes": rows * dimensions * width})
 
