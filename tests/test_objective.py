@@ -69,8 +69,9 @@ def test_gradients_do_not_depend_on_the_chunks():
         (output.centre.vectors_PD * output.context.vectors_PD.flip(0)).sum().backward()
         gradients.append({n: p.grad for n, p in made.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
-    for name, one in gradients[0].items():
-        torch.testing.assert_close(one, gradients[1][name], rtol=1e-4, atol=1e-6)
+    largest = max(float(one.abs().max()) for one in gradients[0].values())
+    for name, one in gradients[0].items():  # attention's key biases have gradient zero: only rounding is left of it
+        torch.testing.assert_close(one, gradients[1][name], rtol=1e-4, atol=1e-6 * max(largest, 1.0))
 
 
 def test_a_group_does_not_depend_on_the_groups_before_it():
