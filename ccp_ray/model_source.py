@@ -51,7 +51,7 @@ def local_model(source: str) -> Path:
 
 def model_reference(role: str, source: str) -> InputRef:
     """The model as an input: an artifact's fingerprint, or the digest of every file of the folder."""
-    portable = source if source.startswith("package://") or "://" in source else _portable(source)
+    portable = portable_source(source)
     artifact = find_artifact(source) if not source.startswith("package://") and _is_store(source) else None
     if artifact is not None and artifact.kind != "encoder":
         raise UsageError(f"{source}: holds a {artifact.kind} artifact, expected an encoder")
@@ -80,8 +80,9 @@ def _is_store(source: str) -> bool:
     return source.startswith(("s3://", "file://")) or Path(source).expanduser().is_dir()
 
 
-def _portable(source: str) -> str:
-    return absolute_uri(source) if Path(source).expanduser().is_dir() else source
+def portable_source(source: str) -> str:
+    """The source as any process would write it: a local folder by its absolute path, others as they are."""
+    return absolute_uri(source) if "://" not in source and Path(source).expanduser().is_dir() else source
 
 
 def _package_folder(source: str) -> Path:

@@ -28,7 +28,7 @@ from ccp_ray.config import StrictModel, semantic
 from ccp_ray.corpus import PARTS, TOKENIZER, Part
 from ccp_ray.documents import SPLIT_BYTES, find_documents, fingerprint, plan_splits
 from ccp_ray.duplicates import find_repeats
-from ccp_ray.errors import DataError
+from ccp_ray.errors import DataError, UsageError
 from ccp_ray.ledger import Entry, Ledger, put_bytes
 from ccp_ray.lines import SourceFile
 from ccp_ray.pieces import run_pieces
@@ -69,6 +69,7 @@ def prepare(documents: Sequence[str], output: str, config: PrepareConfig | None 
     rows or a language with too few documents; then nothing stays in the output.
     """
     config = config or PrepareConfig()
+    _check_apart(documents, output)
     files = find_documents(documents)
     given = GivenTokenizer(config.tokenizer.source) if config.tokenizer.source else None
     where = " ".join(map(absolute_uri, documents))
@@ -81,6 +82,13 @@ def prepare(documents: Sequence[str], output: str, config: PrepareConfig | None 
         return opened
     with opened.unless_refused(), ray_session():
         return _Run(opened, config).run(files, given)
+
+
+def _check_apart(documents: Sequence[str], output: str) -> None:
+    """A corpus inside its own input would be read as documents the next time, and seem to have drifted."""
+    for uri in documents:
+        if f"{absolute_uri(output)}/".startswith(f"{absolute_uri(uri)}/"):
+            raise UsageError(f"--output {output}: lies inside the input {uri}; choose a folder beside it")
 
 
 class _Run:

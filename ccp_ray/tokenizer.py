@@ -44,7 +44,7 @@ from ccp_ray.artifact import InputRef
 from ccp_ray.config import StrictModel
 from ccp_ray.errors import UsageError
 from ccp_ray.ledger import Entry, put_folder
-from ccp_ray.model_source import local_model
+from ccp_ray.model_source import local_model, portable_source
 from ccp_ray.storage import Store, open_store
 
 FIRST, MASK = ("<s>", "<pad>", "</s>", "<unk>"), "<mask>"
@@ -146,7 +146,9 @@ class GivenTokenizer:
 
     def reference(self) -> InputRef:
         """As an input: the digest of the tokenizer alone, so another encoder with the same tokenizer is no drift."""
-        return InputRef(role="tokenizer", uri=self.source, fingerprint=tokenizer_fingerprint(self._loaded))
+        return InputRef(
+            role="tokenizer", uri=portable_source(self.source), fingerprint=tokenizer_fingerprint(self._loaded)
+        )
 
     def put(self, store: Store) -> Entry:
         """Write `tokenizer/`."""

@@ -22,6 +22,7 @@ from ccp_ray.artifact import digest_json
 from ccp_ray.config import StrictModel
 from ccp_ray.corpus import Corpus
 from ccp_ray.errors import DataError, UsageError
+from ccp_ray.progress import say
 from eval.metrics import nearest_others
 from eval.protocol import Lookup, Text
 
@@ -125,6 +126,8 @@ def load_context(data: str, config: ContextConfig | None = None) -> Context:
             f"{data}: too few held-out sentences of {', '.join(empty)}; "
             "prepare the corpus with a larger dev share, or leave the language out"
         )
+    if empty:
+        say(f"context: {', '.join(empty)} left out (too few held-out sentences)")
     return Context({lang: sample for lang, sample in samples.items() if sample is not None}, config.window)
 
 

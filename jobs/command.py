@@ -160,7 +160,8 @@ def build_app(*verbs: Callable[..., None]) -> typer.Typer:
     """One verb as a command of its own, or several as sub-commands."""
     app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
     for verb in verbs:
-        app.command(verb.__name__.rstrip("_").replace("_", "-"))(verb)
+        summary = (verb.__doc__ or "").partition("\n")[0]  # given, it is not cut at 45 characters in the list of verbs
+        app.command(verb.__name__.rstrip("_").replace("_", "-"), short_help=summary)(verb)
     return app
 
 

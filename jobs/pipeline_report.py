@@ -118,13 +118,12 @@ def _context(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _headline(tables: Sequence[dict[str, Any]], results: dict[str, Any]) -> list[tuple[str, str]]:
+    """The same columns in every report: choosing the best by its score would flatter it."""
     out = []
     for table in tables:
         means = {column: score["mean"] for column, score in table["macro"].items()}
-        best = max(means, key=lambda column: means[column])
-        first = next(iter(means))
-        start = f"{100 * means[first]:.1f} % {first}, " if first != best else ""
-        out.append((table["name"], f"{start}{100 * means[best]:.1f} % {best}"))
+        wanted = (_BASELINE["raw"], _TRAINED["raw"], _TRAINED["rotate"], _OWN["after"])
+        out.append((table["name"], ", ".join(f"{100 * means[name]:.1f} % {name}" for name in wanted if name in means)))
     if "context" in results["after"]:
         macro = {
             when: results[when]["context"]["variants"]["raw"]["macro"]
@@ -148,7 +147,7 @@ def _projections(made: Mapping[str, Artifact]) -> list[dict[str, Any]]:
     name = next(name for name in ("translations", "tatoeba", "context") if name in evaluation.summary["benchmarks"])
     vectors = Vectors.read(Embeddings.open(f"{evaluation.uri}/embeddings"))
     calibration = Calibration.open(made["calibration"].uri)
-    lines = gzip.decompress(evaluation.store.read(f"texts/{name}.jsonl.gz")).splitlines()
+    lines = gzip.decompress(evaluation.read(f"texts/{name}.jsonl.gz")).splitlines()
     ids: dict[str, list[str]] = {}
     for text in map(json.loads, lines):
         ids.setdefault(text["lang"], []).append(text["id"])

