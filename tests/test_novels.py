@@ -78,6 +78,7 @@ def test_the_same_bytes_again_and_from_a_mirror(english, tmp_path):
     mirror.parent.mkdir()
     git(tmp_path, "clone", "--quiet", "--bare", f"{base}/ELTeC-eng", str(mirror))
     assert documents("en", collection, f"file://{mirror.parent}/", frozenset({"So."})) == first
+    assert first[:10] == bytes([31, 139, 8, 0, 0, 0, 0, 0, 2, 255])  # no flags, no time, system unknown
 
 
 def test_a_later_commit_changes_nothing(english, tmp_path):
