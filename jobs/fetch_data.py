@@ -1,12 +1,17 @@
 """python -m jobs.fetch_data --output DIR [--from DIR]: the real text that `novels_cpu` and the Tatoeba benchmark read.
 
-Without --from it downloads LASER's Tatoeba test files (200 files, 9 MB) from their public repository at a pinned
-revision. The documents (novels and encyclopaedia articles, cut into chapters) have no public home in that form: copy
-them with --from from a folder that holds documents/ and tatoeba/, or bring your own as JSON lines.
+Without --from it downloads what has a public home, each at a pinned revision:
+- tatoeba/: LASER's Tatoeba test files (200 files, 9 MB), each checked against `data_checksums.json`;
+- documents/LANG.jsonl.gz: ELTeC's novels in cs de en es fr pl pt ro sl uk, from the commits in `novels.json` (see
+  jobs.novels and jobs.pinned). It needs git. The works and their splits are those of the files that --from copies;
+  the choice of chapters and the cut are not, so the figures of a run on them are not the README's.
 
-Every file is checked against `data_checksums.json` beside this module before it appears under DIR, whole. Files that
-are there already are checked and kept, so a run that was cut off goes on where it stopped. What lies in DIR afterwards
-is listed in DIR/checksums.json.
+All else comes only as a copy (--from a folder that holds documents/ and tatoeba/): Italian, Hungarian, Russian and
+Swedish novels, for no commit of their repositories could be verified; and encyclopaedia articles, manuals, Bibles,
+stories and other sources in ar fa fi hi id ja ko nl tr vi zh. Or bring your own text as JSON lines.
+
+Files that are there already are checked and kept, so a run that was cut off goes on where it stopped, and no file of
+yours is overwritten by a novel. What lies in DIR afterwards is listed in DIR/checksums.json.
 """
 
 from __future__ import annotations
@@ -27,11 +32,13 @@ import typer
 from ccp_ray.errors import DataError, UsageError
 from ccp_ray.progress import Meter
 from ccp_ray.storage import Store, expand, open_store
+from eval.tatoeba import CODES
+from jobs import novels
 from jobs.command import AsJson, Output, main, reported
 
 _TABLE = Path(__file__).with_name("data_checksums.json")
 _TRIES, _TIMEOUT_S, _AT_ONCE = 3, 60, 8
-SUMS = "checksums.json"
+SUMS, RECIPES = "checksums.json", "novels.json"
 
 Read = Callable[[str], bytes]
 
@@ -96,13 +103,71 @@ def _collect(store: Store, wanted: dict[str, Any], read: Read) -> dict[str, int]
 
     with Meter("data", total=len(wanted), unit="files") as meter, ThreadPoolExecutor(_AT_ONCE) as pool:
         sums = dict(_counted(pool.map(one, sorted(wanted.items())), meter))
-    try:
-        earlier = json.loads(store.read(SUMS))
-    except FileNotFoundError:
-        earlier = {}
-    store.write(SUMS, json.dumps(earlier | sums, indent=1, sort_keys=True).encode() + b"\n")
+    _remember(store, SUMS, sums)
     folders = [key.partition("/")[0] for key in sums]
     return {folder: folders.count(folder) for folder in sorted(set(folders))}
+
+
+def fetch_novels(output: str, languages: list[str] | None = None, base: str = novels.BASE) -> dict[str, int]:
+    """Write documents/LANG.jsonl.gz for these languages (None: all that are pinned), one after the other.
+
+    Reads the Tatoeba files in `output`, whose sentences are left out. Returns files by folder. Raises UsageError for an
+    unknown language or a file that this did not write, DataError, StoreError.
+    """
+    store, chosen = open_store(output), novels.collections(languages)
+    with Meter("novels", total=len(chosen), unit="languages") as meter:
+        for lang, collection in chosen.items():
+            key, left_out = f"documents/{lang}.jsonl.gz", _test_sentences(store, lang)
+            recipe = novels.recipe(lang, collection, left_out)
+            if not _kept(store, key, recipe):
+                data = novels.documents(lang, collection, base, left_out)
+                sha256 = hashlib.sha256(data).hexdigest()
+                # In this order: a kill leaves no file, or one that the next run knows as its own.
+                store.delete(key)
+                _remember(store, RECIPES, {key: {"recipe": recipe, "commit": collection.commit, "sha256": sha256}})
+                store.write(key, data)
+                _remember(store, SUMS, {key: sha256})
+            meter.update()
+    return {"documents": len(chosen)}
+
+
+def _kept(store: Store, key: str, recipe: str) -> bool:
+    """Whether the file is there as it should be: made by this recipe, or the published one. Raises UsageError."""
+    if store.size(key) is None:
+        return False
+    sha256 = hashlib.sha256(store.read(key)).hexdigest()
+    if sha256 == published()["documents"]["files"].get(key.partition("/")[2]):
+        return True
+    made = _recorded(store, RECIPES).get(key)
+    if made is None or made["sha256"] != sha256:
+        raise UsageError(
+            f"{store.uri(key)}: is there and is not what this command wrote; move it away, or choose another --output"
+        )
+    return bool(made["recipe"] == recipe)
+
+
+def _test_sentences(store: Store, lang: str) -> frozenset[str]:
+    """The language's side of every Tatoeba file in the store, line by line."""
+    codes = CODES | {"eng": "en"}
+    names = [name for name in published()["tatoeba"]["files"] if codes.get(name.rpartition(".")[2]) == lang]
+    try:
+        files = [store.read(f"tatoeba/{name}").decode() for name in names]
+    except FileNotFoundError:
+        raise UsageError(f"{store.uri('tatoeba')}: is not complete; download it first") from None
+    return frozenset(line.strip() for text in files for line in text.splitlines())
+
+
+def _recorded(store: Store, key: str) -> dict[str, Any]:
+    try:
+        recorded: dict[str, Any] = json.loads(store.read(key))
+    except FileNotFoundError:
+        return {}
+    return recorded
+
+
+def _remember(store: Store, key: str, entries: dict[str, Any]) -> None:
+    """Add entries to a JSON object in the store."""
+    store.write(key, json.dumps(_recorded(store, key) | entries, indent=1, sort_keys=True).encode() + b"\n")
 
 
 def _counted(results: Iterator[tuple[str, str]], meter: Meter) -> Iterator[tuple[str, str]]:
@@ -138,16 +203,37 @@ def fetch_data(
     source: Annotated[
         str | None, typer.Option("--from", help="Folder or URI with documents/ and tatoeba/ to copy instead.")
     ] = None,
+    only: Annotated[str | None, typer.Option(help="tatoeba: without the novels.")] = None,
+    languages: Annotated[
+        str | None, typer.Option(help="Novels of these languages, for example de,fr; without it all that are pinned.")
+    ] = None,
     url: Annotated[
         str | None, typer.Option(help="Another address of the Tatoeba files (a mirror); the checksums stay.")
     ] = None,
+    novels_url: Annotated[
+        str | None,
+        typer.Option(help="Another address or folder above the novels' repositories (a mirror); the commits stay."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch the real text: Tatoeba by download; the documents only as a copy (--from), for they have no public home."""
+    """Fetch the real text: Tatoeba and ELTeC's novels (cs de en es fr pl pt ro sl uk; needs git) from their public
+    homes at pinned revisions, or all of it as a copy (--from). Other documents come only with --from.
+    """
     with reported():
-        if source and url:
-            raise UsageError("--from and --url exclude each other")
-        counts = copy(source, output) if source else download(output, url)
+        if source and (only or languages or url or novels_url):
+            raise UsageError("--from goes with none of --only, --languages, --url, --novels-url")
+        if only not in (None, "tatoeba"):
+            raise UsageError(f"--only {only}: expected tatoeba (the novels need it too: its sentences are left out)")
+        if only and (languages or novels_url):
+            raise UsageError("--only tatoeba goes with neither --languages nor --novels-url")
+        chosen = [lang.strip() for lang in languages.split(",") if lang.strip()] if languages is not None else None
+        if source:
+            counts = copy(source, output)
+        else:
+            novels.collections(chosen)  # a language that is not there is said before anything is downloaded
+            counts = download(output, url)
+            if not only:
+                counts |= fetch_novels(output, chosen, novels_url or novels.BASE)
     if as_json:
         print(json.dumps({"output": output, "files": counts}))
         return

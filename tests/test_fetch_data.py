@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.server
 import json
@@ -9,16 +10,19 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from eltec import commit, novel
 from s3_servers import free_port
 from typer.testing import CliRunner
 
 from ccp_ray.errors import DataError, UsageError
 from ccp_ray.storage import open_store
 from jobs import fetch_data as module
-from jobs.fetch_data import copy, download, published
+from jobs import novels
+from jobs.fetch_data import copy, download, fetch_novels, published
 
 FILES = {
     f"tatoeba.{code}-eng.{side}": f"{code} {side}\n".encode() * 50 for code in ("deu", "fra") for side in (code, "eng")
@@ -151,10 +155,13 @@ def test_the_command(tmp_path, server):
 
     app = typer.Typer()
     app.command()(module.fetch_data)
-    done = CliRunner().invoke(app, ["--output", str(tmp_path), "--url", server, "--json"])
+    tatoeba = ["--output", str(tmp_path), "--url", server, "--only", "tatoeba"]
+    done = CliRunner().invoke(app, [*tatoeba, "--json"])
     assert done.exit_code == 0
     assert json.loads(done.stdout.splitlines()[-1]) == {"output": str(tmp_path), "files": {"tatoeba": 4}}
     assert CliRunner().invoke(app, ["--output", str(tmp_path), "--url", server, "--from", "x"]).exit_code == 2
+    assert CliRunner().invoke(app, [*tatoeba, "--languages", "de"]).exit_code == 2
+    assert CliRunner().invoke(app, [*tatoeba[:-1], "novels"]).exit_code == 2
     assert CliRunner().invoke(app, ["--output", str(tmp_path), "--from", str(tmp_path / "none")]).exit_code == 2
 
 
@@ -170,3 +177,100 @@ def test_the_real_text_is_the_published_one(data_folder, tmp_path):
     counts = copy(str(data_folder), str(tmp_path / "copy"))
     assert counts["tatoeba"] >= 200
     assert counts["documents"] == len(published()["documents"]["files"])
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch, small_table):
+    """German and French novels in repositories of our own in place of the pinned ones: (base, output with Tatoeba)."""
+    table = {}
+    for lang, repository in (("de", "ELTeC-deu"), ("fr", "ELTeC-fra")):
+        text = novel("Buch", ["Es war kalt.", FILES["tatoeba.deu-eng.deu"].decode().splitlines()[0]])
+        pinned = commit(tmp_path / "home" / repository, {"level1/A1.xml": text, "level1/A2.xml": text})
+        table[lang] = novels.Collection(repository=repository, commit=pinned, train=["A1"], dev=["A2"])
+    monkeypatch.setattr(novels, "collections", lambda chosen=None: {x: table[x] for x in chosen or table})
+    for name, data in FILES.items():
+        open_store(str(tmp_path / "output")).write(f"tatoeba/{name}", data)
+    return str(tmp_path / "home"), tmp_path / "output"
+
+
+def text_of(file) -> list[str]:
+    return [json.loads(line)["text"] for line in gzip.decompress(file.read_bytes()).decode().splitlines()]
+
+
+def test_novels(home):
+    base, output = home
+    assert fetch_novels(str(output), None, base) == {"documents": 2}
+    german, french = (output / "documents" / f"{lang}.jsonl.gz" for lang in ("de", "fr"))
+    assert text_of(german) == ["Es war kalt."] * 2  # the Tatoeba sentence of its language is left out
+    assert text_of(french) == ["Es war kalt.\ndeu deu"] * 2
+    sums = json.loads((output / "checksums.json").read_text())
+    assert sums == {f"documents/{x}.jsonl.gz": digest(f.read_bytes()) for x, f in (("de", german), ("fr", french))}
+    made = json.loads((output / "novels.json").read_text())
+    assert made["documents/de.jsonl.gz"]["commit"] == novels.collections()["de"].commit
+
+
+def test_novels_go_on_where_they_stopped(home, monkeypatch):
+    """Cut off after one language, and once between a file and its entry: what is there is kept, the rest is fetched."""
+    base, output = home
+    repository = Path(base, "ELTeC-fra").rename(Path(base, "away"))
+    with pytest.raises(DataError, match=r"ELTeC-fra: commit [0-9a-f]{40} cannot be read"):
+        fetch_novels(str(output), None, base)
+    repository.rename(Path(base, "ELTeC-fra"))
+    assert os.listdir(output / "documents") == ["de.jsonl.gz"]
+    fetched, original = [], novels.documents
+    monkeypatch.setattr(novels, "documents", lambda lang, *rest: fetched.append(lang) or original(lang, *rest))
+    fetch_novels(str(output), None, base)
+    assert fetched == ["fr"]
+    (output / "checksums.json").unlink()
+    assert fetch_novels(str(output), None, base) == {"documents": 2}
+    assert fetched == ["fr"]
+    (output / "documents" / "de.jsonl.gz").unlink()
+    fetch_novels(str(output), None, base)
+    assert fetched == ["fr", "de"]
+
+
+def test_another_recipe_replaces_and_nothing_else_is_overwritten(home, monkeypatch):
+    base, output = home
+    file = output / "documents" / "de.jsonl.gz"
+    fetch_novels(str(output), ["de"], base)
+    monkeypatch.setattr(novels, "_RULES", novels._RULES + 1)
+    made = json.loads((output / "novels.json").read_text())
+    fetch_novels(str(output), ["de"], base)
+    assert json.loads((output / "novels.json").read_text()) != made
+    file.write_bytes(b"my own text")
+    with pytest.raises(UsageError, match=r"documents/de\.jsonl\.gz: is there and is not what this command wrote"):
+        fetch_novels(str(output), ["de"], base)
+    assert file.read_bytes() == b"my own text"
+    file.write_bytes(b"novel")  # the published file, as --from copies it
+    fetch_novels(str(output), ["de"], base)
+    assert file.read_bytes() == b"novel"
+    (output / "tatoeba" / "tatoeba.deu-eng.deu").unlink()
+    with pytest.raises(UsageError, match="tatoeba: is not complete; download it first"):
+        fetch_novels(str(output), ["de"], base)
+
+
+def test_the_command_fetches_both(home, server, tmp_path):
+    import typer
+
+    base, _ = home
+    app = typer.Typer()
+    app.command()(module.fetch_data)
+    fresh = tmp_path / "fresh"
+    arguments = ["--output", str(fresh), "--url", server, "--novels-url", base, "--languages", "de", "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0
+    assert json.loads(done.stdout.splitlines()[-1])["files"] == {"tatoeba": 4, "documents": 1}
+    assert sorted(os.listdir(fresh)) == ["checksums.json", "documents", "novels.json", "tatoeba"]
+    assert len(json.loads((fresh / "checksums.json").read_text())) == 5
+
+
+def test_an_unknown_language_is_said_before_anything_is_downloaded(server, tmp_path):
+    import typer
+
+    app = typer.Typer()
+    app.command()(module.fetch_data)
+    done = CliRunner().invoke(app, ["--output", str(tmp_path), "--url", server, "--languages", "de,it"])
+    assert done.exit_code == 2
+    assert "no novels are pinned for it" in done.stderr
+    assert not Handler.asked
+    assert os.listdir(tmp_path) == []
