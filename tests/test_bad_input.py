@@ -107,11 +107,13 @@ def test_input_that_is_missing_empty_or_unknown(tmp_path: Path):
 
 
 def test_a_folder_with_a_file_that_cannot_be_read(tmp_path: Path):
-    write(tmp_path / "a.jsonl", GOOD)
-    (tmp_path / "b.jsonl").symlink_to(tmp_path / "gone.jsonl")  # a forbidden file would not stop root
-    result = ccp("prepare", tmp_path, "--output", tmp_path / "out")
-    assert (result.code, result.error) == (1, f"{tmp_path}/b.jsonl: a symbolic link to nothing; remove it")
-    assert sorted(os.listdir(tmp_path)) == ["a.jsonl", "b.jsonl"]
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    write(folder / "a.jsonl", GOOD)
+    (folder / "b.jsonl").symlink_to(tmp_path / "gone.jsonl")  # a forbidden file would not stop root
+    result = ccp("prepare", folder, "--output", tmp_path / "out")
+    assert (result.code, result.error) == (1, f"{folder}/b.jsonl: a symbolic link to nothing; remove it")
+    assert os.listdir(tmp_path) == ["documents"]
 
 
 @pytest.mark.usefixtures("ray_local")
