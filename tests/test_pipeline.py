@@ -16,8 +16,7 @@ from small_recipe import start, write_recipe
 from ccp_ray.artifact import open_artifact, verify_artifact
 from ccp_ray.storage import open_store
 
-BEFORE = tuple(f"baseline/{stage}" for stage in ("encoder", "embeddings", "calibration", "evaluation"))
-STAGES = ("documents", "corpus", *BEFORE, "encoder", "embeddings", "calibration", "evaluation", "index", "report")
+STAGES = ("documents", "corpus", "encoder", "embeddings", "calibration", "evaluation", "index", "report")
 _PATIENCE_S = 240.0
 
 
