@@ -38,8 +38,9 @@ def bidirectional_info_nce(
 ) -> ContrastiveOutput:
     """running_side: 0 if the centres used the running statistics, 1 if the contexts did.
 
-    The bank serves the direction whose keys are that side. accuracy: how often the true partner wins within the
-    group. staleness_gap: mean similarity of queries to in-group negatives minus that to bank negatives, 0 without bank.
+    The bank serves the direction whose keys are that side, also where the head keeps no running statistics (another
+    norm than `asymmetric`). accuracy: how often the true partner wins within the group. staleness_gap: mean similarity
+    of queries to in-group negatives minus that to bank negatives, 0 without bank.
     """
     keys, queries = (centre, context) if running_side == 0 else (context, centre)
     with_bank, in_group_PP, duplicate_PP, in_bank_PM, duplicate_PM = _direction(queries, keys, bank, temperature)
