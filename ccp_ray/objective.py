@@ -48,6 +48,16 @@ class GroupBatch(NamedTuple):
         masks = [mask for _, mask in self.chunks] + ([self.masked.mask_BT] if self.masked else [])
         return sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)
 
+    def to(self, where: torch.device) -> GroupBatch:
+        """The same on another device."""
+        return GroupBatch(
+            [(ids_BT.to(where), mask_BT.to(where)) for ids_BT, mask_BT in self.chunks],
+            self.order_N.to(where),
+            self.centre_hashes_P.to(where),
+            self.context_hashes_P.to(where),
+            MaskedBatch(*(tensor.to(where) for tensor in self.masked)) if self.masked else None,
+        )
+
 
 class GroupOutput(NamedTuple):
     """Both sides, the statistics of the side that was normalised by its batch, and the MLM loss."""
@@ -59,7 +69,13 @@ class GroupOutput(NamedTuple):
 
 
 class CcpModel(nn.Module):
-    """A Hugging Face masked language model with a projection head on its pooled sentence vectors."""
+    """A Hugging Face masked language model with a projection head on its pooled sentence vectors.
+
+    While `encoder_learns` is false the encoder and its MLM head run without gradients: a third of the work, and only
+    the projection head's gradients count in the norm that is clipped.
+    """
+
+    encoder_learns = True
 
     def __init__(self, model: Any, pooling: Pooling, projection: int, with_mlm: bool) -> None:
         super().__init__()
@@ -71,7 +87,9 @@ class CcpModel(nn.Module):
 
     def forward(self, group: GroupBatch, running_side: int, running: Statistics | None) -> GroupOutput:
         """running_side: 0 if the centres are normalised by the running statistics, 1 if the contexts are."""
-        vectors_NH = self.pooled(group.chunks)[group.order_N]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder_learns):
+            vectors_NH = self.pooled(group.chunks)[group.order_N]
+            mlm = self._mlm(group.masked, vectors_NH)
         halves = vectors_NH.chunk(2)
         fixed = [running if side == running_side else None for side in (0, 1)]
         (centre_PD, centre_stats), (context_PD, context_stats) = (
@@ -81,7 +99,7 @@ class CcpModel(nn.Module):
             Side(centre_PD, group.centre_hashes_P),
             Side(context_PD, group.context_hashes_P),
             context_stats if running_side == 0 else centre_stats,
-            self._mlm(group.masked, vectors_NH),
+            mlm,
         )
 
     def pooled(self, chunks: Sequence[Padded]) -> torch.Tensor:

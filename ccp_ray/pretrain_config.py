@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from ccp_ray.combinations import IMPOSSIBLE, IMPOSSIBLE_BY_GPU, refuse
 from ccp_ray.config import StrictModel
 from ccp_ray.encoder_config import EncoderConfig
 from ccp_ray.monitor import MonitorConfig
@@ -47,8 +48,13 @@ class DeepSpeedConfig(StrictModel):
     """How DeepSpeed shards and computes."""
 
     zero_stage: Literal[0, 1, 2, 3] = 1
-    precision: Literal["fp32", "bf16"] = "fp32"
-    activation_checkpointing: bool = False
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="of the model; master weights, sums of gradients and moments are fp32"
+    )
+    activation_checkpointing: bool = Field(
+        default=False, description="recompute each layer in the backward pass: less memory, a third more work"
+    )
+    offload_optimizer: bool = Field(default=False, description="master weights and moments in host memory (ZeRO 1-3)")
     shared_memory: bool = Field(
         default=False,
         description="build DeepSpeed's shared-memory all-reduce for CPUs (needs a C++ compiler, 40 s once)",
@@ -94,4 +100,7 @@ class PretrainConfig(StrictModel):
     def _consistent(self) -> PretrainConfig:
         if self.chunks > 2 * self.pairs_per_group:
             raise ValueError("chunks must not exceed twice pairs_per_group: a forward pass needs a sentence")
+        refuse(self, IMPOSSIBLE)
+        if self.resources.gpu is not None:
+            refuse(self, IMPOSSIBLE_BY_GPU[self.resources.gpu])
         return self

@@ -14,18 +14,17 @@ import numpy as np
 import torch
 
 from ccp_ray.bank import LanguageBanks
-from ccp_ray.batching import pad
+from ccp_ray.batches import Batches
 from ccp_ray.collectives import gather_groups, mean_over_ranks
 from ccp_ray.contexts import ContextReader
 from ccp_ray.encoder import Encoder
-from ccp_ray.engine import learning_rates, set_learning_rates, start_engine
+from ccp_ray.engine import learning_rates, set_learning_rates, skipped, start_engine
 from ccp_ray.errors import CcpError
 from ccp_ray.head import RunningStatistics
 from ccp_ray.loss import ContrastiveOutput, bidirectional_info_nce
-from ccp_ray.mlm import masked_copy
-from ccp_ray.objective import CcpModel, GroupBatch, GroupOutput, MaskedBatch, collate
+from ccp_ray.objective import CcpModel, GroupBatch, GroupOutput
 from ccp_ray.pretrain_config import PretrainConfig
-from ccp_ray.sampling import Sampler, random_generator
+from ccp_ray.sampling import random_generator
 
 
 class StepResult(NamedTuple):
@@ -49,25 +48,23 @@ class TrainingStep:
         where: torch.device,
     ) -> None:
         """ranks: this rank and how many there are."""
-        self.config, self.reader, self.encoder, self.device = config, reader, encoder, where
-        self.rank, world = ranks
-        self.groups = config.groups_per_step // world
-        self.sampler, self.mlm_sampler = self._sampler("pairs"), self._sampler("mlm")
+        self.config, self.device = config, where
+        self.batches = Batches(config, reader, encoder, ranks, where)
+        self.sampler = self.batches.sampler
         self.banks = LanguageBanks(
             self.sampler.languages, config.bank.size, config.projection, config.bank.max_age, where
         )
         self.running = RunningStatistics(config.projection, config.norm_momentum, where)
         torch.manual_seed(config.seed)
         model = CcpModel(encoder.model, encoder.pooling, config.projection, config.mlm.weight > 0)
-        if config.deepspeed.activation_checkpointing:
-            encoder.model.gradient_checkpointing_enable()
-        self.engine = start_engine(model, config, world)
+        self.engine = start_engine(model, config, ranks[1])
         self.engine.train()
 
     def run(self, step: int) -> dict[str, float]:
         """Do the step; means over all groups of all ranks by metric name. Raises CcpError for a loss not finite."""
         config = self.config
         set_learning_rates(self.engine, rates := learning_rates(config.optimizer, config.steps, step))
+        self.engine.module.encoder_learns = rates["encoder"] > 0
         result = self._groups(step)
         self._remember(step, result)
         means = mean_over_ranks(result.metrics, self.device)
@@ -75,7 +72,8 @@ class TrainingStep:
             raise CcpError(
                 f"the loss is {means['loss']} at step {step}; lower optimizer.lr and choose another --output"
             )
-        return means | {"lr": rates["encoder"], "bank_fill": self.banks.fill() if config.bank.size else 0.0}
+        bank_fill = self.banks.fill() if config.bank.size else 0.0
+        return means | {"lr": rates["encoder"], "skipped": float(skipped(self.engine)), "bank_fill": bank_fill}
 
     def state(self) -> dict[str, torch.Tensor]:
         """What checkpoints keep besides the engine's own state."""
@@ -88,8 +86,7 @@ class TrainingStep:
     def _groups(self, step: int) -> StepResult:
         """Forward and backward of this rank's groups, and the optimiser step."""
         keys, hashes, statistics, metrics = [], [], [], []
-        for group in range(self.rank * self.groups, (self.rank + 1) * self.groups):
-            lang, batch = self._batch(step, group)
+        for group, lang, batch in self.batches.step(step):
             running_side = (step + group) % 2
             torch.manual_seed(int(random_generator(self.config.seed, "dropout", step, group).integers(1 << 62)))
             output: GroupOutput = self.engine(batch, running_side, self.running.current())
@@ -122,27 +119,6 @@ class TrainingStep:
             for group, (keys_PD, hashes_P) in enumerate(zip(keys_GPD, hashes_GP, strict=True)):
                 self.banks.push(self.sampler.language(step, group), keys_PD, hashes_P, step)
         self.running.update(gather_groups(result.statistics_G2D))
-
-    def _batch(self, step: int, group: int) -> tuple[str, GroupBatch]:
-        config = self.config
-        lang, indices = self.sampler.draw(step, group, config.pairs_per_group)
-        pairs = self.reader.pairs(lang, indices, config.radius, config.seed, step, group)
-        masked = self._masked(step, group) if config.mlm.weight else None
-        return lang, collate(pairs, masked, self.encoder.pad_id, config.chunks, self.device)
-
-    def _masked(self, step: int, group: int) -> MaskedBatch:
-        tokenizer, config = self.encoder.tokenizer, self.config
-        lang, indices = self.mlm_sampler.draw(step, group, config.mlm.sentences)
-        ids_BT, mask_BT = pad(self.reader.sentences(lang, indices), self.encoder.pad_id)
-        rng = random_generator(config.seed, "mask", step, group)
-        corrupted_BT, labels_BT = masked_copy(
-            ids_BT, set(tokenizer.all_special_ids), tokenizer.mask_token_id, len(tokenizer), config.mlm.share, rng
-        )
-        return MaskedBatch(*(torch.from_numpy(array) for array in (corrupted_BT, mask_BT, labels_BT)))
-
-    def _sampler(self, stream: str) -> Sampler:
-        config = self.config
-        return Sampler(config.seed, self.reader.sizes, config.language_exponent, config.groups_per_step, stream)
 
 
 def _group_metrics(

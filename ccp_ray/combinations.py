@@ -1,0 +1,67 @@
+"""Settings of pretraining that cannot work together: one table, and the refusal that names both keys.
+
+Some pairs the configuration alone gives away, others only the hardware that the workers will have. What is not in the
+tables trains: ZeRO 0 to 3 in fp32, bf16 and fp16, with and without offload and activation checkpointing, on one worker
+and on several (`tests/test_combinations.py` runs them).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+from ccp_ray.config import StrictModel
+from ccp_ray.errors import UsageError
+
+
+class Impossible(NamedTuple):
+    """Two settings that cannot work together: dotted keys, the value of each, and why."""
+
+    first: tuple[str, Any]
+    second: tuple[str, Any]
+    why: str
+
+
+IMPOSSIBLE = [
+    Impossible(
+        ("deepspeed.offload_optimizer", True),
+        ("deepspeed.zero_stage", 0),
+        "ZeRO 0 keeps the whole optimiser beside the model; choose zero_stage 1, 2 or 3",
+    ),
+]
+IMPOSSIBLE_BY_GPU = {
+    False: [
+        Impossible(
+            ("deepspeed.precision", "fp16"),
+            ("resources.gpu", False),
+            "fp16 needs a GPU; on CPUs choose bf16 or fp32",
+        ),
+    ],
+    True: [
+        Impossible(
+            ("deepspeed.shared_memory", True),
+            ("resources.gpu", True),
+            "the shared-memory all-reduce is for CPUs, GPUs use NCCL; set shared_memory=false",
+        ),
+    ],
+}
+
+
+def refuse(config: StrictModel, table: list[Impossible]) -> None:
+    """Raises ValueError naming both keys of the first pair that the configuration has."""
+    for first, second, why in table:
+        if all(_value(config, key) == value for key, value in (first, second) if key != "resources.gpu"):
+            settings = " with ".join(f"{key}={str(value).lower()}" for key, value in (first, second))
+            raise ValueError(f"{settings}: {why}")
+
+
+def _value(config: StrictModel, key: str) -> Any:
+    return functools.reduce(getattr, key.split("."), config)
+
+
+def check_hardware(config: StrictModel, gpu: bool) -> None:
+    """Raises UsageError naming both keys where the configuration cannot work on what the workers will have."""
+    try:
+        refuse(config, IMPOSSIBLE_BY_GPU[gpu])
+    except ValueError as error:
+        raise UsageError(str(error)) from None
