@@ -25,7 +25,7 @@ class EncoderProbe:
 
     @torch.no_grad()
     def measure(self, engine: Any) -> dict[str, Probe]:
-        """Probe values by language. Raises CcpError for NaN or infinity."""
+        """Probe values by language. Raises TrainingError for NaN or infinity."""
         engine.eval()
         try:
             return {lang: self._language(engine, lang) for lang in self.reader.sizes}
