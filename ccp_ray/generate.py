@@ -10,7 +10,6 @@ One task a file; every document is a function of (seed, language, number), so me
 from __future__ import annotations
 
 import functools
-import gzip
 import json
 from collections.abc import Iterator
 
@@ -18,6 +17,7 @@ from ccp_ray.artifact import Artifact, Request, open_output
 from ccp_ray.config import semantic
 from ccp_ray.languages import LanguageFamily, LanguagesConfig
 from ccp_ray.ledger import Entry, put_bytes
+from ccp_ray.lines import pack_lines
 from ccp_ray.pieces import run_pieces
 from ccp_ray.session import ray_session
 from ccp_ray.storage import open_store
@@ -61,6 +61,5 @@ def _make(store_uri: str, config: LanguagesConfig, name: str, payload: str) -> E
         files = [put_bytes(store, f"translations/{code}.txt", text.encode()) for code, text in texts.items()]
         return Entry(rows=config.test_sentences * len(texts), files=files)
     code, number, start, stop = json.loads(payload)
-    rows = "".join(json.dumps(family.numbered(code, i), ensure_ascii=False) + "\n" for i in range(start, stop))
-    packed = gzip.compress(rows.encode(), mtime=0)  # no time in the header: the same documents, the same bytes
+    packed = pack_lines(family.numbered(code, i) for i in range(start, stop))
     return Entry(rows=stop - start, files=[put_bytes(store, f"documents/{code}/{number:05d}.jsonl.gz", packed)])

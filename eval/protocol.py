@@ -11,9 +11,7 @@ says nothing about which sentence translates which.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 from ccp_ray.calibration import STEPS, Calibration, CalibrationConfig, Step, fit
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import DataError
+from ccp_ray.lines import pack_lines
 
 FloatArray = NDArray[np.float32]
 Lookup = Callable[[Sequence[str], str], FloatArray]
@@ -125,5 +124,4 @@ def distinct(texts: Iterable[Text]) -> list[Text]:
 
 def to_json_lines(texts: Sequence[Text]) -> bytes:
     """The texts as gzipped JSON lines; the same texts give the same bytes."""
-    lines = (json.dumps(text._asdict(), ensure_ascii=False) + "\n" for text in texts)
-    return gzip.compress("".join(lines).encode(), compresslevel=6, mtime=0)
+    return pack_lines(text._asdict() for text in texts)

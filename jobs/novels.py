@@ -16,8 +16,6 @@ ELTeC (COST Action CA16204), https://github.com/COST-ELTeC: texts in the public 
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -27,6 +25,7 @@ from pydantic import Field
 
 from ccp_ray.config import StrictModel
 from ccp_ray.errors import DataError, UsageError
+from ccp_ray.lines import pack_lines
 from ccp_ray.sentences import SPLITTER, id_hash, split_sentences
 from jobs.pinned import PinnedTree, pinned_tree
 from jobs.tei import Novel, cut, read_novel
@@ -84,24 +83,15 @@ def documents(lang: str, collection: Collection, base: str, left_out: frozenset[
     """
     works = collection.works()
     share = _BYTES_PER_LANGUAGE // len(works)
-    lines: list[str] = []
+    rows: list[dict[str, str]] = []
     with pinned_tree(f"{base.rstrip('/')}/{collection.repository}", collection.commit) as tree:
         paths = _paths(tree, [work for work, _ in works])
         for (work, split), (path, data) in zip(works, tree.read(paths), strict=True):
             fixed = {"source": "eltec", "license": LICENSE, "split": split}
             novel = read_novel(data, f"{tree.url}/{path} at commit {tree.commit}")
             for name, text in _beginning(lang, novel, share, left_out):
-                fields = {"id": f"eltec-{work}-{name}", "lang": lang, "title": novel.title, "text": text} | fixed
-                lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
-    return _gzip("".join(lines).encode())
-
-
-def _gzip(data: bytes) -> bytes:
-    """No time and no system in the header, which `gzip.compress` does not promise on every Python."""
-    out = io.BytesIO()
-    with gzip.GzipFile(filename="", fileobj=out, mode="wb", mtime=0) as file:
-        file.write(data)
-    return out.getvalue()
+                rows.append({"id": f"eltec-{work}-{name}", "lang": lang, "title": novel.title, "text": text} | fixed)
+    return pack_lines(rows)
 
 
 def _paths(tree: PinnedTree, works: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ from ccp_ray import lines as line_reader
 from ccp_ray.artifact import Output, Request, open_output
 from ccp_ray.documents import find_documents, fingerprint, plan_splits
 from ccp_ray.errors import DataError, UsageError
-from ccp_ray.lines import SourceFile
+from ccp_ray.lines import SourceFile, pack_lines
 from ccp_ray.records import BadRow, Record, Split, check_bad_rows, read_split
 from ccp_ray.storage import split_uri
 
@@ -282,3 +282,11 @@ def test_too_many_bad_rows():
 def test_splits_survive_the_trip_to_a_task():
     split = Split(format="jsonl", files=[SourceFile(uri="/a", name="a", bytes=3)], start=1, end=3)
     assert Split.model_validate_json(split.model_dump_json()) == split
+
+
+def test_packed_lines_name_neither_time_nor_system():
+    rows = [{"id": "1", "text": "Ü\n"}, {"id": "2", "text": ""}]
+    data = pack_lines(rows)
+    assert [json.loads(line) for line in gzip.decompress(data).splitlines()] == rows
+    assert (data[4:8], data[9]) == (bytes(4), 255)  # RFC 1952: MTIME none, OS unknown
+    assert pack_lines(iter(rows)) == data

@@ -16,7 +16,9 @@ from small_recipe import start, write_recipe
 from ccp_ray.artifact import open_artifact, verify_artifact
 from ccp_ray.storage import open_store
 
-STAGES = ("documents", "corpus", "encoder", "embeddings", "calibration", "evaluation", "index", "report")
+BASELINE = tuple(f"baseline/{stage}" for stage in ("encoder", "embeddings", "calibration", "evaluation"))
+AFTER = ("encoder", "embeddings", "calibration", "evaluation", "index", "report")
+STAGES = ("documents", "corpus", *BASELINE, *AFTER)
 _PATIENCE_S = 240.0
 
 
@@ -50,7 +52,7 @@ def _fingerprints(output: str) -> dict[str, str]:
 def test_killed_in_every_stage_it_ends_as_an_undisturbed_run_on_another_server(
     rclone_bucket: Bucket, moto_bucket: Bucket, tmp_path: Path
 ) -> None:
-    recipe = write_recipe(tmp_path)
+    recipe = write_recipe(tmp_path, baseline=True)
     moto, rclone = (
         _environment(bucket.server, tmp_path / bucket.server.name) for bucket in (moto_bucket, rclone_bucket)
     )

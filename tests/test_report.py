@@ -4,77 +4,19 @@ from __future__ import annotations
 
 import html.parser
 import json
-import math
-import os
 import re
-import shutil
-import subprocess
-from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from report_data import full, metrics
 
-from ccp_ray.errors import DataError
 from ccp_ray.ledger import check_file
 from ccp_ray.storage import open_store
 from eval import report_tables
-from eval.projection import project
 from eval.report import ReportData, from_metrics, render_html, render_markdown, result_sentence, write_report
 from eval.report_model import Context, Curve, Projection, RetrievalTable, Series
-
-VARIANTS = ["before", "trained", "+ shift"]
-
-
-def score(mean: float) -> dict[str, float]:
-    return {"mean": mean, "forward": mean + 0.01, "backward": mean - 0.01}
-
-
-def metrics(steps: int = 200) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = [{"step": 0, "probe": {"en": probe(0.5), "fr": probe(0.4)}}]
-    for step in range(10, steps + 1, 10):
-        row = {"step": step, "contrastive": 4 - step / 100, "chance": 4.16, "mlm": 6.0, "accuracy": step / 1000}
-        rows.append(row | {"lr": 2e-5, "staleness_gap": 0.01, "bank_fill": 0.5, "bank_age": 3.0, "tokens_per_s": 9e3})
-    rows.append({"step": steps, "probe": {"en": probe(0.9), "fr": probe(0.8)}, "problems": ["collapse of fr"]})
-    return rows
-
-
-def probe(std: float) -> dict[str, float]:
-    return {"std": std, "effective_rank": 30.0, "alignment": 0.5, "uniformity": -2.0}
-
-
-def full(points: int = 5, languages: tuple[str, ...] = ("en", "fr")) -> ReportData:
-    rng = np.random.default_rng(0)
-    plane = [
-        {"lang": lang, "x": float(x), "y": float(y)} for lang in languages for x, y in rng.normal(size=(points, 2))
-    ]
-    rows = [
-        {"pair": "fr-en", "values": {"before": score(0.1), "trained": score(0.3), "+ shift": score(0.4)}},
-        {"pair": "de-en", "values": {"before": score(0.2), "trained": score(0.5), "+ shift": score(0.45)}},
-    ]
-    macro = {"before": score(0.15), "trained": score(0.4), "+ shift": score(0.425)}
-    panels = [{"title": t, "points": plane, "links": [[0, points]]} for t in ("Before calibration", "After it")]
-    stage = {"stage": "corpus", "seconds": 75.0, "rows": 12345, "rows_per_s": 164.6, "peak_memory_bytes": 3 << 30}
-    place = {"stage": "corpus", "kind": "corpus", "uri": "s3://bucket/run_1/corpus"}
-    return ReportData.model_validate(
-        {
-            "title": "A run",
-            "created": "2030-01-02T03:04:05+00:00",
-            "headline": [("Tatoeba", "42.5 %")],
-            "retrieval": [{"name": "Tatoeba", "columns": VARIANTS, "rows": rows, "macro": macro, "note": "By cosine."}],
-            "context": {"rows": [{"lang": "en", "before": 0.1, "after": 0.3, "chance": 0.02, "n": 1200}]},
-            "curves": from_metrics(metrics()),
-            "verdict": "No collapse was seen.",
-            "healthy": True,
-            "projections": panels,
-            "stages": [stage, stage | {"stage": "encoder", "seconds": 10.0}],
-            "artifacts": [place | {"fingerprint": "0123456789abcdef" * 4, "files": 1234, "bytes": 5 << 20}],
-            "config_yaml": "steps: 800\n",
-            "environment": {"torch": "2.13.0"},
-        }
-    )
 
 
 class Page(html.parser.HTMLParser):
@@ -386,52 +328,6 @@ def test_a_time_is_shown_short_and_other_text_as_it_is():
     assert report_tables.moment("Tuesday") == "Tuesday"
 
 
-def test_metrics_become_curves_by_section():
-    curves = {curve.title: curve for curve in from_metrics(metrics())}
-    assert [c.title for c in curves.values() if c.section == "training"] == [
-        "Contrastive loss",
-        "Masked language modelling loss",
-        "In-group accuracy",
-        "Learning rate",
-        "Training speed",
-    ]
-    assert [c.title for c in curves.values() if c.section == "health"] == [
-        "Spread of embeddings",
-        "Effective rank",
-        "Alignment",
-        "Uniformity",
-        "Staleness gap",
-        "Bank fill",
-        "Bank age",
-    ]
-    loss, spread = curves["Contrastive loss"], curves["Spread of embeddings"]
-    assert [(s.name, s.reference, len(s.points)) for s in loss.series] == [
-        ("contrastive", False, 20),
-        ("guessing", True, 20),
-    ]
-    assert spread.by_language
-    assert {s.name: s.points for s in spread.series} == {"en": [(0, 0.5), (200, 0.9)], "fr": [(0, 0.4), (200, 0.8)]}
-
-
-def test_what_was_off_or_not_logged_has_no_curve():
-    rows = [{"step": step, "contrastive": 4.0, "mlm": 0.0, "bank_fill": 0.0, "unknown": "x"} for step in (1, 2)]
-    assert [curve.title for curve in from_metrics(rows)] == ["Contrastive loss"]
-    assert from_metrics([]) == []
-
-
-def test_values_that_are_not_finite_are_counted_not_drawn():
-    rows = [{"step": step, "contrastive": value} for step, value in enumerate([4.0, math.nan, math.inf, 3.0])]
-    (curve,) = from_metrics(rows)
-    assert curve.series[0].points == [(0, 4.0), (3, 3.0)]
-    assert "2 values are not a finite number" in curve.note
-
-
-def test_a_language_that_is_probed_later_starts_later():
-    rows = [{"step": 0, "probe": {"en": {"std": 0.5}}}, {"step": 9, "probe": {"en": {"std": 0.6}, "fr": {"std": 0.4}}}]
-    (curve,) = from_metrics(rows)
-    assert {s.name: s.points for s in curve.series} == {"en": [(0, 0.5), (9, 0.6)], "fr": [(9, 0.4)]}
-
-
 @pytest.mark.parametrize(
     ("model", "values", "message"),
     [
@@ -453,109 +349,3 @@ def test_the_language_share_is_one_apart_and_zero_together():
         report_tables.language_share(Projection.model_validate({"title": "t", "points": p})) for p in (apart, together)
     ]
     assert shares == pytest.approx([1, 0])
-
-
-def test_projection_equals_scikit_learn():
-    decomposition = pytest.importorskip("sklearn.decomposition")
-    rng = np.random.default_rng(0)
-    vectors = {lang: rng.normal(size=(30, 8)) * np.arange(1, 9) + i for i, lang in enumerate(("fr", "en"))}
-    found = project(vectors)
-    oracle = decomposition.PCA(2).fit_transform(np.concatenate([vectors["en"], vectors["fr"]]))
-    both = np.concatenate([found["en"], found["fr"]])
-    assert list(found) == ["en", "fr"]
-    assert np.allclose(np.abs(both), np.abs(oracle), atol=1e-9)
-
-
-def test_projection_does_not_depend_on_the_order_of_languages_or_the_sign():
-    rng = np.random.default_rng(1)
-    vectors = {lang: rng.normal(size=(20, 5)).astype(np.float32) for lang in ("a", "b", "c")}
-    turned = project(dict(reversed(vectors.items())))
-    for lang, points in project(vectors).items():
-        assert np.array_equal(points, turned[lang])
-    weights = np.linalg.lstsq(vectors["a"] - np.concatenate(list(vectors.values())).mean(0), project(vectors)["a"])[0]
-    assert (weights[np.abs(weights).argmax(axis=0), [0, 1]] > 0).all()
-
-
-@pytest.mark.parametrize("rows", [np.ones((1, 4)), np.ones((5, 4)), np.arange(5.0)[:, None]])
-def test_projection_fills_missing_components_with_zeros(rows):
-    points = project({"en": rows})["en"]
-    assert points.shape == (len(rows), 2)
-    assert np.array_equal(points[:, 1], np.zeros(len(rows)))
-    assert np.ptp(points[:, 0]) == pytest.approx(np.ptp(rows))
-
-
-@pytest.mark.parametrize(
-    "vectors",
-    [{}, {"en": np.empty((0, 3))}, {"en": np.ones((2, 3)), "fr": np.ones((2, 4))}, {"en": np.full((2, 3), np.nan)}],
-)
-def test_projection_refuses_what_it_cannot_place(vectors):
-    with pytest.raises(DataError):
-        project(vectors)
-
-
-# Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB: what protan, deutan and tritan eyes see.
-VISION = {
-    "normal": np.eye(3),
-    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
-}
-
-
-def linear_rgb(colour: str) -> np.ndarray:
-    channels = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-
-
-def cie_lab(linear: np.ndarray) -> np.ndarray:
-    to_xyz = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
-    xyz = to_xyz @ np.clip(linear, 0, 1) / [0.95047, 1, 1.08883]
-    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
-
-
-@pytest.mark.parametrize("vision", VISION)
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_colours_can_be_told_apart_with_any_colour_vision(theme, vision):
-    style = render_html(ReportData(title="t"))
-    dark = style.index("prefers-color-scheme: dark")
-    palette = re.findall(r"--p\d: (#[0-9a-f]{6})", style[dark:] if theme == "dark" else style[:dark])
-    assert len(palette) == 10
-    seen = [cie_lab(VISION[vision] @ linear_rgb(colour)) for colour in palette]
-    apart = min(float(np.linalg.norm(a - b)) for i, a in enumerate(seen) for b in seen[:i])
-    assert apart > 14  # a just noticeable difference is 2.3
-
-
-def chromium() -> str:
-    found = next(
-        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-    )
-    if found is None:
-        pytest.skip("no Chromium here: the page was not looked at")
-    return found
-
-
-@pytest.mark.parametrize("width", [1200, 500])
-def test_a_browser_draws_the_page(tmp_path, width):
-    browser = chromium()
-    write_report(full(50), open_store(str(tmp_path)))
-    quiet = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
-    picture = tmp_path / "page.png"
-    subprocess.run(
-        [
-            browser,
-            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-sync", *quiet),
-            f"--user-data-dir={tmp_path / 'profile'}",
-            f"--screenshot={picture}",
-            f"--window-size={width},3000",
-            (tmp_path / "report.html").as_uri(),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=120,
-        env={**os.environ, "HOME": str(tmp_path)},
-    )
-    data = Path(picture).read_bytes()
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    assert int.from_bytes(data[16:20], "big") == width
-    assert len(data) > 40_000  # an empty page has about 10 kB
