@@ -7,6 +7,7 @@ A `CcpError` becomes one line and its exit code; any other exception is a bug an
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import sys
@@ -160,7 +161,8 @@ def build_app(*verbs: Callable[..., None]) -> typer.Typer:
     """One verb as a command of its own, or several as sub-commands."""
     app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
     for verb in verbs:
-        summary = (verb.__doc__ or "").partition("\n")[0]  # given, it is not cut at 45 characters in the list of verbs
+        # The first paragraph; typer would cut it at 45 characters in the list of verbs.
+        summary = " ".join(inspect.cleandoc(verb.__doc__ or "").partition("\n\n")[0].split())
         app.command(verb.__name__.rstrip("_").replace("_", "-"), short_help=summary)(verb)
     return app
 
