@@ -2,6 +2,7 @@
 
     _job.json        what was asked for (kind, configuration, inputs): written first
     _ledger/*.json   the pieces that are committed
+    _stop            only while a refused run ends: pieces not yet begun are left alone
     …                the data
     artifact.json    the manifest with every file's checksum: written last
 
@@ -29,7 +30,7 @@ from ccp_ray.errors import DataError, DriftError, UsageError
 from ccp_ray.ledger import FileRecord, Ledger, check_file
 from ccp_ray.storage import Store, open_store
 
-MANIFEST, JOB = "artifact.json", "_job.json"
+MANIFEST, JOB, _STOP = "artifact.json", "_job.json", "_stop"
 _PACKAGES = ("ccp-ray", "ray", "torch", "transformers", "tokenizers", "deepspeed", "faiss-cpu", "numpy", "pyarrow")
 
 
@@ -128,6 +129,14 @@ class Output:
             self.abandon()
             raise
 
+    def stop(self) -> None:
+        """Tell the tasks of this output to begin no other piece."""
+        self.store.write(_STOP, b"")
+
+    def unstop(self) -> None:
+        """Let pieces begin again, when none is under way."""
+        self.store.delete(_STOP)
+
     def abandon(self) -> None:
         """Leave the store as it was, if this run started the output: for input that can never succeed."""
         if self.fresh:
@@ -160,7 +169,14 @@ def open_output(uri: str, request: Request) -> Output | Artifact:
         except ValueError:
             raise DataError(f"{store.uri(JOB)}: not written by this program, or damaged; remove the folder") from None
         _refuse_drift(uri, started, request, "holds another unfinished job")
-    return Output(store, request, fresh)
+    output = Output(store, request, fresh)
+    output.unstop()  # a run may have been killed while it ended
+    return output
+
+
+def stopped(store: Store) -> bool:
+    """Whether the run that writes to this store begins no other piece."""
+    return store.size(_STOP) is not None
 
 
 def find_artifact(uri: str) -> Artifact | None:

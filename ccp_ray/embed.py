@@ -21,14 +21,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from ccp_ray.artifact import Artifact, InputRef, Output, Request, find_artifact, open_output
+from ccp_ray.artifact import Artifact, InputRef, Output, Request, find_artifact, open_output, stopped
 from ccp_ray.batching import padding
 from ccp_ray.config import StrictModel, semantic
 from ccp_ray.corpus import Corpus
 from ccp_ray.encoder_config import Pooling
-from ccp_ray.errors import CcpError, DataError, carry, raise_carried
+from ccp_ray.errors import CcpError, DataError, carry
 from ccp_ray.ledger import Entry, Ledger, put_bytes
 from ccp_ray.model_source import model_reference
+from ccp_ray.pieces import NOT_BEGUN, collect
 from ccp_ray.progress import Meter
 from ccp_ray.rows import Imported, import_rows, texts_reference
 from ccp_ray.session import ray_session
@@ -115,11 +116,12 @@ def _run(target: Output, plan: list[Piece], encoder: InputRef, config: EmbedConf
     done = ledger.entries(among={piece.name for piece in plan})
     todo = [piece._asdict() for piece in plan if piece.name not in done]
     with Meter("embed", len(plan), "pieces", len(done)) as meter:
-        for row in _stream(todo, encoder.uri, target.uri, config) if todo else ():
-            raise_carried(row["error"])
-            entry = Entry.model_validate_json(row["entry"])
-            done[row["name"]] = entry
+
+        def accept(name: str, entry: Entry) -> None:
+            done[name] = entry
             meter.update(note=f"{entry.rows} rows")
+
+        collect(_stream(todo, encoder.uri, target.uri, config) if todo else (), target, accept)
     return done
 
 
@@ -137,7 +139,7 @@ def _stream(todo: list[dict[str, Any]], encoder: str, output: str, config: Embed
     settings = config.model_dump_json()
     return (
         ray.data.from_items(todo, override_num_blocks=len(todo))
-        .map(_Tokenise, fn_constructor_args=(encoder, settings), concurrency=1, num_cpus=0.25)
+        .map(_Tokenise, fn_constructor_args=(encoder, settings, output), concurrency=1, num_cpus=0.25)
         .map(_Encode, fn_constructor_args=(encoder, settings), concurrency=(1, workers), **placement)
         .map(_commit, fn_kwargs={"output": output}, num_cpus=0.25)
         .iter_rows()
@@ -165,10 +167,11 @@ def _failed(row: dict[str, Any], error: CcpError) -> dict[str, Any]:
 class _Tokenise:
     """Reads a piece and tokenises it; an actor, so that the tokenizer loads once."""
 
-    def __init__(self, encoder: str, settings: str) -> None:
+    def __init__(self, encoder: str, settings: str, output: str) -> None:
         from ccp_ray.encoder import tokenizer_of  # torch loads in workers only: the driver stays light
 
         config = EmbedConfig.model_validate_json(settings)
+        self.output = open_store(output)
         self.failure: CcpError | None = None
         try:
             self.tokenizer, self.max_tokens = tokenizer_of(encoder, config.max_tokens)
@@ -181,6 +184,8 @@ class _Tokenise:
         if self.failure:
             return _failed(row, self.failure)
         try:
+            if stopped(self.output):
+                return NOT_BEGUN | {"name": row["name"]}
             table = _read_slice(row)
         except CcpError as error:
             return _failed(row, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,44 @@ def test_an_error_keeps_its_type_and_words_and_what_was_done_stays(output, tmp_p
     assert "p1" not in committed
     entries = run_pieces(output, STAGE, PLAN, good)
     assert list(entries) == list(PLAN)
+
+
+@pytest.mark.parametrize("error", [DataError, UsageError])
+def test_a_refusal_waits_for_the_pieces_under_way_and_begins_no_other(output, tmp_path, error):
+    runs, plan = tmp_path / "runs", {"bad": None, "slow": None} | {f"later{i}": None for i in range(20)}
+    write = worker(output.uri, runs)
+    runs.mkdir()
+
+    store = output.store
+
+    def wait_for(ready: Any) -> None:
+        give_up = time.monotonic() + 60
+        while not ready():
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+
+    def work(name: str, _: Any) -> Entry:
+        if name == "bad":
+            wait_for(lambda: list(runs.glob("slow-*")))
+            raise error("no")
+        entry = write(name, {"rows": 1})
+        if name == "slow":
+            wait_for(lambda: store.size("_stop") is not None)
+            put_bytes(store, "data/late", b"late")
+        return entry
+
+    with pytest.raises(error, match="no"), output.unless_refused():
+        run_pieces(output, STAGE, plan, work)
+    assert "slow" in ran(runs)
+    assert len(ran(runs)) < len(plan) - 1
+    assert list(output.store.list()) == []
+
+
+def test_a_stop_that_a_killed_run_left_does_not_hold_the_next(output, tmp_path):
+    output.stop()
+    again = open_output(output.uri, output.request)
+    assert isinstance(again, Output)
+    assert len(run_pieces(again, STAGE, PLAN, worker(output.uri, tmp_path / "runs"))) == len(PLAN)
 
 
 def test_an_error_of_the_program_itself_is_not_hidden(output):
