@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ccp_ray.config import StrictModel
+from ccp_ray.config import AS_RESOURCE, StrictModel
 from ccp_ray.encoder_config import EncoderConfig
 from ccp_ray.monitor import MonitorConfig
 
@@ -20,6 +20,32 @@ class BankConfig(StrictModel):
     size: int = Field(default=1024, ge=0, description="keys a language; 0: in-group negatives only")
     warmup_steps: int = Field(default=400, ge=0, description="steps before bank keys count as negatives")
     max_age: int | None = Field(default=4, ge=1, description="steps after which a key no longer counts; None: never")
+    kind: Literal["language", "shared"] = Field(default="language", description="shared: one ring for all languages")
+    fill: Literal["empty", "random"] = Field(default="empty", description="random: starts full of random unit vectors")
+    dtype: Literal["fp32", "bf16"] = Field(default="fp32", description="of the stored keys")
+    placement: Literal["replicated", "sharded"] = Field(
+        default="replicated",
+        description="sharded: each worker holds its share of every ring; the loss is the same",
+        json_schema_extra=AS_RESOURCE,
+    )
+    momentum: float | None = Field(
+        default=None, ge=0, lt=1, description="decay of a momentum key encoder; None: keys are the encoder's own"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BankConfig:
+        if self.fill == "random" and self.max_age is not None and self.max_age < self.warmup_steps:
+            raise ValueError(
+                f"fill=random does nothing with max_age={self.max_age}: its vectors are older when the bank joins "
+                f"(warmup_steps={self.warmup_steps}); set max_age=null"
+            )
+        return self
+
+    def memory(self, languages: int, dimensions: int, workers: int) -> int:
+        """Bytes a worker: keys, hashes and steps of its slots."""
+        rings = languages if self.kind == "language" else 1
+        slots = -(-self.size // workers) if self.placement == "sharded" else self.size
+        return rings * slots * (dimensions * (4 if self.dtype == "fp32" else 2) + 16)
 
 
 class MlmConfig(StrictModel):
@@ -94,4 +120,9 @@ class PretrainConfig(StrictModel):
     def _consistent(self) -> PretrainConfig:
         if self.chunks > 2 * self.pairs_per_group:
             raise ValueError("chunks must not exceed twice pairs_per_group: a forward pass needs a sentence")
+        if 0 < self.bank.size < self.pairs_per_group:
+            raise ValueError(
+                f"bank.size={self.bank.size} is less than the keys of one group "
+                f"(pairs_per_group={self.pairs_per_group}); make it larger, or 0 for no bank"
+            )
         return self

@@ -11,6 +11,7 @@ import json
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,19 @@ def _check_languages(corpus: Artifact, config: PretrainConfig) -> None:
             raise DataError(
                 f"language {lang!r} has {have} training sentences, a group needs {config.pairs_per_group}; "
                 "add documents, leave it out with languages=[…], or make groups smaller"
+            )
+    _check_bank({lang: known[lang]["train_sentences"] for lang in config.languages or known}, config)
+
+
+def _check_bank(sentences: Mapping[str, int], config: PretrainConfig) -> None:
+    """A ring larger than its corpus holds the same sentences twice or more: copies, not negatives."""
+    if config.bank.kind == "shared":
+        sentences = {"all together": sum(sentences.values())}
+    for lang, have in sentences.items():
+        if config.bank.size > have:
+            raise UsageError(
+                f"bank.size={config.bank.size} is larger than the corpus: language {lang!r} has {have} training "
+                f"sentences; set bank.size={have} or less, leave the language out with languages=[…], or add documents"
             )
 
 

