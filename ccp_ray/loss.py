@@ -57,7 +57,8 @@ def bidirectional_info_nce(
     *,
     both: bool = True,
 ) -> ContrastiveOutput:
-    """running_side: 0 if the centres used the running statistics, 1 if the contexts did; that side gives the keys.
+    """running_side: 0 if the centres used the running statistics, 1 if the contexts did; that side gives the keys, also
+    where the head keeps no running statistics (another norm than `asymmetric`).
 
     bank: the term of the other side's vectors as queries. both: train the reverse direction too; not where the keys
     come from a momentum encoder, which is not trained.

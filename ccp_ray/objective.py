@@ -21,8 +21,10 @@ from ccp_ray.encoder_config import Pooling
 from ccp_ray.head import ProjectionHead, Statistics
 from ccp_ray.loss import Side
 from ccp_ray.mlm import mlm_loss, prediction_head
+from ccp_ray.pretrain_config import Norm
 
 Padded = tuple[torch.Tensor, torch.Tensor]
+Projection = tuple[torch.Tensor, Statistics]
 
 
 class MaskedBatch(NamedTuple):
@@ -66,7 +68,7 @@ class KeySide(NamedTuple):
 class GroupOutput(NamedTuple):
     """Both sides, the statistics that the running ones learn from, and the MLM loss.
 
-    They are of the side that was normalised by its batch; where a momentum encoder makes the keys, of its own side.
+    They are of the side that is not the running side; where a momentum encoder makes the keys, of its own side.
     """
 
     centre: Side
@@ -78,11 +80,13 @@ class GroupOutput(NamedTuple):
 class CcpModel(nn.Module):
     """A Hugging Face masked language model with a projection head on its pooled sentence vectors."""
 
-    def __init__(self, model: Any, pooling: Pooling, projection: int, with_mlm: bool) -> None:
+    def __init__(
+        self, model: Any, pooling: Pooling, projection: int, with_mlm: bool, norm: Norm = "asymmetric"
+    ) -> None:
         super().__init__()
         self.model = model
         self.pooling: Pooling = pooling
-        self.head = ProjectionHead(int(model.config.hidden_size), projection)
+        self.head = ProjectionHead(int(model.config.hidden_size), projection, norm)
         if with_mlm:
             prediction_head(model)  # fails here, before any work, where the family is unknown
 
@@ -91,6 +95,7 @@ class CcpModel(nn.Module):
     ) -> GroupOutput:
         """running_side: 0 if the centres are normalised by the running statistics, 1 if the contexts are.
 
+        running: None if there are none (another norm than `asymmetric`, or the first step).
         keys: that side, where a momentum encoder made it; the group then holds the other side's sentences only.
         """
         vectors_NH = self.pooled(group.chunks)[group.order_N]
@@ -103,17 +108,22 @@ class CcpModel(nn.Module):
                 keys.statistics,
                 self._mlm(group.masked, vectors_NH),
             )
-        halves = vectors_NH.chunk(2)
-        fixed = [running if side == running_side else None for side in (0, 1)]
-        (centre_PD, centre_stats), (context_PD, context_stats) = (
-            self.head(half, statistics) for half, statistics in zip(halves, fixed, strict=True)
-        )
+        centre_PH, context_PH = vectors_NH.chunk(2)
+        sides = self.project(centre_PH, context_PH, running_side, running)
+        (centre_PD, centre_stats), (context_PD, context_stats) = sides
         return GroupOutput(
             Side(centre_PD, group.centre_hashes_P),
             Side(context_PD, group.context_hashes_P),
             context_stats if running_side == 0 else centre_stats,
             self._mlm(group.masked, vectors_NH),
         )
+
+    def project(
+        self, centre_PH: torch.Tensor, context_PH: torch.Tensor, running_side: int, running: Statistics | None
+    ) -> tuple[Projection, Projection]:
+        """Both sides through the head, each with the statistics of its role: (unit vectors, the side's own)."""
+        centre_fixed, context_fixed = (running if side == running_side else None for side in (0, 1))
+        return self.head(centre_PH, centre_fixed), self.head(context_PH, context_fixed)
 
     def pooled(self, chunks: Sequence[Padded]) -> torch.Tensor:
         """Sentence vectors [N, H] in the order of the chunks."""

@@ -13,6 +13,8 @@ from ccp_ray.config import AS_RESOURCE, StrictModel
 from ccp_ray.encoder_config import EncoderConfig
 from ccp_ray.monitor import MonitorConfig
 
+Norm = Literal["asymmetric", "symmetric", "none", "layer"]
+
 
 class BankConfig(StrictModel):
     """Language-specific memory banks."""
@@ -101,13 +103,15 @@ class PretrainConfig(StrictModel):
     language_exponent: float = Field(default=0.3, ge=0, le=1, description="[kin]")
     steps: int = Field(default=2000, ge=1)
     groups_per_step: int = Field(default=4, ge=1)
-    pairs_per_group: int = Field(default=64, ge=2)
+    pairs_per_group: int = Field(default=64, ge=1, description="batch norm takes its statistics over one side's")
+    mixed_groups: bool = Field(default=False, description="a group's pairs are of all languages (ablation)")
     radius: int = Field(default=5, ge=1, description="context window, sentences to either side [kin]")
     max_tokens: int = Field(default=64, ge=8, description="a sentence, special tokens included [kin]")
     chunks: int = Field(default=4, ge=1, description="forward passes a group's sentences are cut into, by length")
     projection: int = Field(default=256, ge=2, description="dimensions of the projection head")
     temperature: float = Field(default=0.1, gt=0, description="[kin]")
-    norm_momentum: float = Field(default=0.1, gt=0, le=1, description="of the running statistics")
+    norm: Norm = Field(default="asymmetric", description="of the projection head; all but asymmetric: ablation")
+    norm_momentum: float = Field(default=0.1, gt=0, le=1, description="of the running statistics (norm=asymmetric)")
     bank: BankConfig = BankConfig()
     mlm: MlmConfig = MlmConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -124,5 +128,17 @@ class PretrainConfig(StrictModel):
             raise ValueError(
                 f"bank.size={self.bank.size} is less than the keys of one group "
                 f"(pairs_per_group={self.pairs_per_group}); make it larger, or 0 for no bank"
+            )
+        if self.pairs_per_group < 2 and self.norm in ("asymmetric", "symmetric"):
+            raise ValueError(
+                f"norm={self.norm} takes its statistics over a group, and pairs_per_group=1 has variance 0; set "
+                "pairs_per_group to 2 or more (of 2 each feature keeps only its sign), or norm=layer"
+            )
+        if self.pairs_per_group < 2 and not self.bank.size:
+            raise ValueError("pairs_per_group=1 with bank.size=0 leaves no negative to tell the context from")
+        if self.mixed_groups and self.bank.size and self.bank.kind != "shared":
+            raise ValueError(
+                f"mixed_groups=true with bank.kind={self.bank.kind}: a group of all languages has no language whose "
+                "bank it could use; set bank.kind=shared or bank.size=0"
             )
         return self

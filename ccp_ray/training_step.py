@@ -60,7 +60,7 @@ class TrainingStep:
         self.banks = LanguageBanks(config.bank, self.sampler.languages, config.projection, where, config.seed, shard)
         self.running = RunningStatistics(config.projection, config.norm_momentum, where)
         torch.manual_seed(config.seed)
-        model = CcpModel(encoder.model, encoder.pooling, config.projection, config.mlm.weight > 0)
+        model = CcpModel(encoder.model, encoder.pooling, config.projection, config.mlm.weight > 0, config.norm)
         self.keys = KeyEncoder(model, config.bank.momentum) if config.bank.momentum is not None else None
         if config.deepspeed.activation_checkpointing:
             encoder.model.gradient_checkpointing_enable()
@@ -149,17 +149,24 @@ class TrainingStep:
             keys_GPD, hashes_GP = gather_groups(result.keys_GPD), gather_groups(result.hashes_GP)
             langs = [self.sampler.language(step, group) for group in range(len(keys_GPD))]
             self.banks.push(langs, keys_GPD, hashes_GP, step)
-        self.running.update(gather_groups(result.statistics_G2D))
+        if self.config.norm == "asymmetric":  # else there are none, and no side is normalised by them
+            self.running.update(gather_groups(result.statistics_G2D))
         if self.keys:
             self.keys.follow(self.engine.module)
 
     def _batch(self, step: int, group: int, running_side: int) -> tuple[str, GroupBatch]:
         config = self.config
-        lang, indices = self.sampler.draw(step, group, config.pairs_per_group)
-        pairs = self.reader.pairs(lang, indices, config.radius, config.seed, step, group)
+        if config.mixed_groups:
+            draws = self.sampler.draw_mixed(step, group, config.pairs_per_group)
+            pairs = self.reader.mixed_pairs(draws, config.radius, config.seed, step, group)
+        else:
+            lang, indices = self.sampler.draw(step, group, config.pairs_per_group)
+            pairs = self.reader.pairs(lang, indices, config.radius, config.seed, step, group)
         masked = self._masked(step, group) if config.mlm.weight else None
-        key_side = running_side if self.keys else None
-        return lang, collate(pairs, masked, self.encoder.pad_id, config.chunks, self.device, key_side)
+        # A mixed group keeps the label that `sampler` gives every group: the one bank for all does not ask for it.
+        return self.sampler.language(step, group), collate(
+            pairs, masked, self.encoder.pad_id, config.chunks, self.device, running_side if self.keys else None
+        )
 
     def _masked(self, step: int, group: int) -> MaskedBatch:
         tokenizer, config = self.encoder.tokenizer, self.config
