@@ -42,10 +42,8 @@ def equal_chunks(lengths: NDArray[np.int64], chunks: int) -> list[NDArray[np.int
 
 def pad(rows: Sequence[Tokens], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Token ids and attention mask, both [rows, longest]."""
-    longest = max(len(row) for row in rows)
-    ids_BT = np.full((len(rows), longest), pad_id, dtype=np.int64)
-    mask_BT = np.zeros((len(rows), longest), dtype=np.int64)
-    for i, row in enumerate(rows):
-        ids_BT[i, : len(row)] = row
-        mask_BT[i, : len(row)] = 1
-    return ids_BT, mask_BT
+    length_N = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    real_BT = np.arange(length_N.max()) < length_N[:, None]
+    ids_BT = np.full(real_BT.shape, pad_id, dtype=np.int64)
+    ids_BT[real_BT] = np.concatenate(rows)
+    return ids_BT, real_BT.astype(np.int64)

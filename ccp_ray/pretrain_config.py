@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from ccp_ray.combinations import refuse
 from ccp_ray.config import AS_RESOURCE, StrictModel
 from ccp_ray.encoder_config import EncoderConfig
 from ccp_ray.monitor import MonitorConfig
@@ -75,8 +76,17 @@ class DeepSpeedConfig(StrictModel):
     """How DeepSpeed shards and computes."""
 
     zero_stage: Literal[0, 1, 2, 3] = 1
-    precision: Literal["fp32", "bf16"] = "fp32"
-    activation_checkpointing: bool = False
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="of the model; master weights, sums of gradients and moments are fp32"
+    )
+    activation_checkpointing: bool = Field(
+        default=False, description="recompute each layer in the backward pass: less memory, a third more work"
+    )
+    offload_optimizer: bool = Field(
+        default=False,
+        description="master weights and moments in host memory, stepped there (ZeRO 1 to 3)",
+        json_schema_extra=AS_RESOURCE,
+    )
     shared_memory: bool = Field(
         default=False,
         description="build DeepSpeed's shared-memory all-reduce for CPUs (needs a C++ compiler, 40 s once)",
@@ -141,4 +151,5 @@ class PretrainConfig(StrictModel):
                 f"mixed_groups=true with bank.kind={self.bank.kind}: a group of all languages has no language whose "
                 "bank it could use; set bank.kind=shared or bank.size=0"
             )
+        refuse(self, self.resources.gpu)
         return self

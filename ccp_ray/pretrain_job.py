@@ -17,6 +17,7 @@ from typing import Any
 
 from ccp_ray import errors
 from ccp_ray.artifact import Artifact, InputRef, Output, Request, open_artifact, open_output
+from ccp_ray.combinations import check_hardware
 from ccp_ray.config import semantic
 from ccp_ray.corpus import Corpus
 from ccp_ray.errors import CcpError, DataError, UsageError
@@ -78,6 +79,7 @@ def plan_workers(config: PretrainConfig, cpus: int, gpus: int) -> tuple[int, boo
     """(workers, whether each has a GPU). Raises UsageError for no GPU, and groups that cannot be shared out evenly."""
     use_gpu = gpus > 0 if config.resources.gpu is None else config.resources.gpu
     most = gpus if use_gpu else min(2, max(1, cpus // config.resources.cpus_per_worker))
+    check_hardware(config, use_gpu)
     workers = config.resources.workers
     if workers is None and not most:
         raise UsageError("resources.gpu=true, but the cluster has no GPU; set resources.workers to wait for some")
@@ -271,18 +273,18 @@ def _train_and_export(arguments: dict[str, Any]) -> None:
 
 
 def _export(run: Any, output: str, config: PretrainConfig, seconds: float) -> None:
-    """Gather the weights and commit the encoder folder (rank 0)."""
-    import deepspeed
+    """Gather the fp32 weights and commit the encoder folder (rank 0)."""
+    from ccp_ray.master_weights import full_precision_weights, set_weights
 
-    stage3 = config.deepspeed.zero_stage == 3
-    with deepspeed.zero.GatheredParameters(list(run.engine.module.parameters()), enabled=stage3):
-        if run.rank:
-            return
-        store = open_store(output)
-        with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
-            run.encoder.model = run.engine.module.model.base_model
-            run.encoder.save(Path(scratch))
-            files = put_folder(store, Path(scratch))
+    weights = full_precision_weights(run.engine)
+    if run.rank:
+        return
+    store = open_store(output)
+    with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
+        set_weights(run.engine.module, weights)
+        run.encoder.model = run.engine.module.model.base_model
+        run.encoder.save(Path(scratch))
+        files = put_folder(store, Path(scratch))
     text = "".join(json.dumps(row) + "\n" for row in run.rows)
     files.append(put_bytes(store, "metrics.jsonl", text.encode()))
     training = [row for row in run.rows if "probe" not in row]

@@ -125,18 +125,25 @@ def permute(values: NDArray[np.uint64], size: int, key: int) -> NDArray[np.int64
 def _feistel(values: NDArray[np.uint64], half: int, key: int) -> NDArray[np.uint64]:
     shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
     left, right = values >> shift, values & mask
-    for round_number in range(_ROUNDS):
-        left, right = right, left ^ (_mix(right, key + round_number) & mask)
+    for round_key in _round_keys(key):
+        left, right = right, left ^ (_mix(right + round_key) & mask)
     return (left << shift) | right
 
 
-def _mix(values: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:
-    """splitmix64's finaliser (Steele et al. 2014), keyed; wraps around by design."""
-    with np.errstate(over="ignore"):
-        x = values + np.uint64((key * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+def _round_keys(key: int) -> NDArray[np.uint64]:
+    keys = [(key + number) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF for number in range(_ROUNDS)]
+    return np.array(keys, dtype=np.uint64)
+
+
+_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
+_FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """splitmix64's finaliser (Steele et al. 2014); wraps around by design."""
+    x = (x ^ (x >> _SHIFTS[0])) * _FACTORS[0]
+    x = (x ^ (x >> _SHIFTS[1])) * _FACTORS[1]
+    return x ^ (x >> _SHIFTS[2])
 
 
 def _key(*names: object) -> int:

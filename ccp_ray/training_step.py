@@ -19,7 +19,7 @@ from ccp_ray.batching import pad
 from ccp_ray.collectives import gather_groups, gather_objects, mean_over_ranks
 from ccp_ray.contexts import ContextReader
 from ccp_ray.encoder import Encoder
-from ccp_ray.engine import learning_rates, set_learning_rates, start_engine
+from ccp_ray.engine import learning_rates, set_learning_rates, skipped, start_engine
 from ccp_ray.errors import CcpError
 from ccp_ray.head import RunningStatistics, Statistics
 from ccp_ray.loss import ContrastiveOutput, bidirectional_info_nce
@@ -62,8 +62,6 @@ class TrainingStep:
         torch.manual_seed(config.seed)
         model = CcpModel(encoder.model, encoder.pooling, config.projection, config.mlm.weight > 0, config.norm)
         self.keys = KeyEncoder(model, config.bank.momentum) if config.bank.momentum is not None else None
-        if config.deepspeed.activation_checkpointing:
-            encoder.model.gradient_checkpointing_enable()
         self.engine = start_engine(model, config, world)
         self.engine.train()
         if self.keys:
@@ -80,7 +78,8 @@ class TrainingStep:
             raise CcpError(
                 f"the loss is {means['loss']} at step {step}; lower optimizer.lr and choose another --output"
             )
-        return means | {"lr": rates["encoder"], "bank_fill": self.banks.fill() if config.bank.size else 0.0}
+        bank_fill = self.banks.fill() if config.bank.size else 0.0
+        return means | {"lr": rates["encoder"], "skipped": float(skipped(self.engine)), "bank_fill": bank_fill}
 
     def state(self) -> dict[str, torch.Tensor]:
         """What checkpoints keep besides the engine's own state: copies on the CPU, the same at any world size.

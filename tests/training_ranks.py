@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from ccp_ray.config import build_config
 from ccp_ray.contexts import Pairs
 from ccp_ray.encoder import Encoder, new_model
+from ccp_ray.master_weights import full_precision_weights
 from ccp_ray.pretrain_config import PretrainConfig
 from ccp_ray.sampling import random_generator
 from ccp_ray.training_step import TrainingStep
@@ -40,20 +41,28 @@ BASE: dict[str, Any] = {
 
 
 class Scenario(NamedTuple):
-    """Some steps of a configuration, from `state` where given. restart: the step that starts from a checkpoint."""
+    """Some steps of a configuration, from `state` where given. restart: the step that starts from a checkpoint.
+
+    gradients: whether to record them; DeepSpeed cannot read all of them in 16 bits.
+    """
 
     changes: dict[str, Any]
     steps: int = 4
     state: dict[str, torch.Tensor] | None = None
     restart: int | None = None
+    gradients: bool = True
 
 
 class Outcome(NamedTuple):
-    """What one rank saw. gradients: by step, by parameter. checksums: after each step."""
+    """What one rank saw. gradients: by step, by parameter. checksums: after each step.
+
+    weights: what the model computes with; exported: what is saved, on rank 0.
+    """
 
     metrics: list[dict[str, float]]
     gradients: list[dict[str, torch.Tensor]]
     weights: dict[str, torch.Tensor]
+    exported: dict[str, torch.Tensor]
     checksums: list[str]
     state: dict[str, torch.Tensor]
     bank_bytes: int
@@ -102,6 +111,10 @@ def train(world: int, scenarios: dict[str, Scenario], folder: Path) -> dict[str,
 
 def _rank(rank: int, world: int, scenarios: dict[str, Scenario], folder: Path) -> None:
     os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed asks for it
+    if os.environ.get("CCP_RAY_TEST_FP16"):
+        from deepspeed.accelerator import get_accelerator
+
+        get_accelerator().is_fp16_supported = lambda: True  # torch emulates it on CPUs: enough to see that it trains
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
     outcomes = {name: _run(scenario, rank, world, folder / name) for name, scenario in scenarios.items()}
@@ -116,7 +129,8 @@ def _run(scenario: Scenario, rank: int, world: int, folder: Path) -> Outcome:
     if scenario.state:
         step.load(scenario.state)
     gradients: list[dict[str, torch.Tensor]] = []
-    record_gradients(step, gradients)
+    if scenario.gradients:
+        record_gradients(step, gradients)
     metrics, checksums = [], []
     for number in range(scenario.steps):
         if number == scenario.restart:
@@ -124,7 +138,8 @@ def _run(scenario: Scenario, rank: int, world: int, folder: Path) -> Outcome:
             record_gradients(step, gradients)
         metrics.append(step.run(number))
         checksums.append(step.banks.checksum())
-    return Outcome(metrics, gradients, weights(step), checksums, step.state(), held_bytes(step))
+    whole = weights(step), full_precision_weights(step.engine)
+    return Outcome(metrics, gradients, *whole, checksums, step.state(), held_bytes(step))
 
 
 def _restarted(step: TrainingStep, settings: PretrainConfig, ranks: tuple[int, int], folder: Path) -> TrainingStep:
