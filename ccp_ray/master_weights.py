@@ -23,7 +23,7 @@ def full_precision_weights(engine: Any) -> dict[str, torch.Tensor]:
     import deepspeed
     from deepspeed.utils import safe_get_full_fp32_param
 
-    masters = _unsharded_masters(engine.optimizer)
+    masters = _unsharded_masters(engine.optimizer) if engine.zero_optimization_stage() == 0 else {}
     first, found = dist.get_rank() == 0, {}
     for name, parameter in engine.module.named_parameters():
         master = masters.get(id(parameter))

@@ -1,4 +1,4 @@
-"""Every combination of ZeRO stage, precision, offload and activation checkpointing trains, or is refused by name."""
+"""ZeRO 0 to 3 in every precision, plain and with offload and activation checkpointing: trained, or refused by name."""
 
 from __future__ import annotations
 
@@ -23,18 +23,22 @@ PLAIN = {"offload_optimizer": False, "activation_checkpointing": False}
 
 
 def allowed() -> list[dict[str, Any]]:
-    """All that the table does not refuse on a GPU: offload and fp16 run on CPUs here to be seen running."""
-    keys = ("zero_stage", "precision", "offload_optimizer", "activation_checkpointing")
-    values = itertools.product(range(4), DTYPES, (False, True), (False, True))
-    choices = [dict(zip(keys, chosen, strict=True)) for chosen in values]
-    return [choice for choice in choices if choice["zero_stage"] or not choice["offload_optimizer"]]
+    """Every stage and precision, plain and with all else that the table does not refuse on a GPU.
+
+    Offload and fp16 run on CPUs here, to be seen running.
+    """
+    choices = []
+    for stage, precision, more in itertools.product(range(4), DTYPES, (False, True)):
+        extras = {"offload_optimizer": more and stage > 0, "activation_checkpointing": more}
+        choices.append({"zero_stage": stage, "precision": precision, **extras})
+    return choices
 
 
 def scenarios() -> dict[str, Scenario]:
     clipped = {"optimizer": {"clip": 0.5}}
     found = {name(choice): Scenario(clipped | {"deepspeed": choice}, 2, gradients=False) for choice in allowed()}
     for stage in range(4):
-        long = {"steps": 20, **clipped}
+        long = {"steps": 20, "optimizer": {"clip": 0.5, "eps": 1e-6, "lr": 3e-3}}
         found[f"long {stage}"] = Scenario(long | {"deepspeed": {"zero_stage": stage}}, 20, gradients=False)
         low = {"zero_stage": stage, "precision": "fp16"}
         found[f"fp16 {stage}"] = Scenario(long | {"deepspeed": low}, 20, gradients=False)
@@ -57,12 +61,18 @@ def losses(outcome: Outcome) -> list[float]:
     return [row["loss"] for row in outcome.metrics]
 
 
+def learnt(outcome: Outcome) -> bool:
+    """Whether masked letters are guessed better at the end: of random letters, how often each occurs."""
+    mlm = [row["mlm"] for row in outcome.metrics]
+    return sum(mlm[-5:]) < sum(mlm[:5])
+
+
 def test_zero_stages_give_the_same_losses_over_twenty_steps(two_workers):
     reference = losses(two_workers["long 0"][0])
     assert len(reference) == 20
     for stage in (1, 2, 3):
         assert losses(two_workers[f"long {stage}"][0]) == pytest.approx(reference, rel=1e-4)
-    assert reference[-1] < reference[0]
+    assert learnt(two_workers["long 0"][0])
 
 
 @pytest.mark.parametrize("choice", allowed(), ids=name)
@@ -89,7 +99,7 @@ def test_fp16_lowers_its_loss_scale_until_steps_are_made(two_workers, stage):
     rows = two_workers[f"fp16 {stage}"][0].metrics
     assert {row["skipped"] for row in rows} <= {0.0, 1.0}
     assert rows[-1]["skipped"] == 0.0
-    assert rows[-1]["mlm"] < rows[0]["mlm"]
+    assert learnt(two_workers[f"fp16 {stage}"][0])
 
 
 REFUSED = [
