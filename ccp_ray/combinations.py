@@ -1,8 +1,8 @@
 """Settings of pretraining that cannot work together: one table, and the refusal that names both keys.
 
 Some pairs the configuration alone gives away, others only the hardware that the workers will have. What is not in the
-table trains: ZeRO 0 to 3 in fp32, bf16 and fp16, with and without offload and activation checkpointing
-(`tests/test_combinations.py` runs them all on two workers).
+table trains: ZeRO 0 to 3 in fp32 and bf16, 1 to 3 in fp16, with and without offload and activation checkpointing
+(`tests/test_combinations.py` runs them on two workers).
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ IMPOSSIBLE = [
         ("deepspeed.offload_optimizer", True),
         ("deepspeed.zero_stage", 0),
         "ZeRO 0 keeps the whole optimiser beside the model; choose zero_stage 1, 2 or 3",
+    ),
+    Impossible(
+        ("deepspeed.precision", "fp16"),
+        ("deepspeed.zero_stage", 0),
+        "DeepSpeed 0.19 divides gradients by a loss scale that it does not multiply the loss by; choose zero_stage 1",
     ),
     Impossible(
         ("deepspeed.precision", "fp16"), (_GPU, False), "DeepSpeed runs fp16 on GPUs only; on CPUs choose bf16 or fp32"

@@ -8,11 +8,15 @@ reading one runs whatever code its author put there.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ccp_ray.artifact import Artifact, InputRef, find_artifact
 from ccp_ray.errors import StoreError, UsageError
@@ -33,20 +37,45 @@ def cache_folder() -> Path:
 
 def local_model(source: str) -> Path:
     """A local folder with the model. Raises UsageError that says what is missing and what a source can be."""
+    folder = _folder_here(source)
+    if folder is None:
+        folder = _fetch(source) if source.startswith("s3://") else _hub_snapshot(source)
+    _check(source, folder)
+    return folder
+
+
+def model_settings(source: str) -> dict[str, Any]:
+    """The model's config.json, without fetching weights. Raises UsageError as `local_model` does."""
+    folder = _folder_here(source)
+    if folder is not None:
+        _check(source, folder)
+        text = (folder / "config.json").read_bytes()
+    elif source.startswith("s3://"):
+        store = open_store(source)
+        if store.size("config.json") is None:
+            raise UsageError(f"{source}: not a Hugging Face model folder (config.json is missing)")
+        text = store.read("config.json")
+    else:
+        text = _hub_file(source, "config.json").read_bytes()
+    try:
+        return dict(json.loads(text))
+    except ValueError as error:
+        raise UsageError(f"{source}: config.json is damaged ({error})") from error
+
+
+def _folder_here(source: str) -> Path | None:
+    """The folder of a source that is on this machine; None for one that must be fetched. Raises UsageError."""
     if source.startswith("file://"):
         source = absolute_uri(source)
     if source.startswith("package://"):
-        folder = _package_folder(source)
-    elif source.startswith("s3://"):
-        folder = _fetch(source)
-    elif Path(source).expanduser().is_dir():
-        folder = Path(source).expanduser().absolute()
-    elif source.startswith((".", "/", "~")) or source.count("/") > 1:
+        return _package_folder(source)
+    if source.startswith("s3://"):
+        return None
+    if Path(source).expanduser().is_dir():
+        return Path(source).expanduser().absolute()
+    if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise UsageError(f"{source}: no such model folder")
-    else:
-        folder = _hub_snapshot(source)
-    _check(source, folder)
-    return folder
+    return None
 
 
 def model_reference(role: str, source: str) -> InputRef:
@@ -117,10 +146,24 @@ def _fetch(source: str) -> Path:
 
 def _hub_snapshot(name: str) -> Path:
     from huggingface_hub import snapshot_download
+
+    with _hub_errors(name):
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+
+
+def _hub_file(name: str, file: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    with _hub_errors(name):
+        return Path(hf_hub_download(name, file))
+
+
+@contextlib.contextmanager
+def _hub_errors(name: str) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+        yield
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UsageError(
             f"{name}: no such folder, and no model of this name came from the Hugging Face hub ({type(error).__name__})"

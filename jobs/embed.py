@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,11 +11,10 @@ from ccp_ray.config import load_config
 from ccp_ray.embed import EmbedConfig
 from ccp_ray.embed import embed as embed_texts
 from ccp_ray.errors import UsageError
-from ccp_ray.model_source import local_model
 from ccp_ray.session import machine_cpus
 from ccp_ray.storage import expand, split_uri
 from jobs.command import Address, AsJson, ConfigFiles, Output, Overrides, PlanOnly, main, reported, run, show_plan
-from jobs.plan import Plan, embed_plan, model_parameters
+from jobs.plan import Plan, embed_plan, source_shape
 
 _TEXT_BYTES = 150  # of one row of JSON lines, for plans where counting would mean reading all of it
 
@@ -43,7 +40,7 @@ def embed(
 
 def plan_embed(encoder: str, texts: str, config: EmbedConfig) -> Plan:
     """The plan of embedding these texts."""
-    shape = json.loads(Path(local_model(encoder), "config.json").read_text())
+    shape = source_shape(encoder)
     corpus = find_artifact(texts)
     if corpus is not None:
         languages = corpus.summary["languages"].values()
@@ -53,10 +50,9 @@ def plan_embed(encoder: str, texts: str, config: EmbedConfig) -> Plan:
         if not places:
             raise UsageError(f"{texts}: no such file or folder")
         rows = sum(store.size(key) or 0 for store, key in places) // _TEXT_BYTES
-    total, embedding = model_parameters(shape)
     width = 2 if config.dtype == "float16" else 4
     pieces = -(-rows // config.piece_rows)
-    return embed_plan(rows, pieces, int(shape["hidden_size"]), total, embedding, width, machine_cpus())
+    return embed_plan(rows, pieces, shape, width, machine_cpus())
 
 
 if __name__ == "__main__":

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ccp_ray.artifact import Artifact
 from ccp_ray.config import load_config
-from ccp_ray.model_source import local_model
 from ccp_ray.session import machine_cpus
 from eval.evaluate import BENCHMARKS, EvaluateConfig, load_benchmarks
 from eval.evaluate import evaluate as evaluate_encoder
@@ -28,7 +25,7 @@ from jobs.command import (
     run,
     show_plan,
 )
-from jobs.plan import Plan, embed_plan, model_parameters
+from jobs.plan import Plan, embed_plan, source_shape
 
 Benchmarks = Annotated[str, typer.Option(help=f"Comma-separated: {', '.join(BENCHMARKS)}.")]
 Data = Annotated[str, typer.Option(help="Folder or URI with the benchmark's files; for context, a corpus.")]
@@ -89,12 +86,8 @@ def plan_evaluate(encoder: str, names: list[str], data: str, config: EvaluateCon
     """The plan of embedding these benchmarks' texts."""
     counts = {name: len(benchmark.texts()) for name, benchmark in load_benchmarks(names, data, config).items()}
     lines = [(name, f"{count:,} sentences to embed") for name, count in counts.items()]
-    shape = json.loads(Path(local_model(encoder), "config.json").read_text())
-    parameters, embedding = model_parameters(shape)
     width = 4 if config.embed.dtype == "float32" else 2
-    embedded = embed_plan(
-        sum(counts.values()), len(counts), int(shape["hidden_size"]), parameters, embedding, width, machine_cpus()
-    )
+    embedded = embed_plan(sum(counts.values()), len(counts), source_shape(encoder), width, machine_cpus())
     figures = {name: float(count) for name, count in counts.items()} | embedded.figures
     return Plan(stage="evaluate", lines=[*lines, *embedded.lines], figures=figures)
 

@@ -37,9 +37,10 @@ from ccp_ray.storage import absolute_uri
 from eval.evaluate import BENCHMARKS, EvaluateConfig, evaluate
 from jobs.command import Address, AsJson, ConfigFiles, Output, Overrides, PlanOnly, main, reported, run, show_plan
 from jobs.generate import plan_generate
+from jobs.memory import EncoderShape
 from jobs.pipeline_report import Finished, report
-from jobs.plan import Plan, architecture_parameters, duration, prepare_plan, pretrain_plan
-from jobs.pretrain import source_parameters
+from jobs.plan import Plan, architecture_shape, duration, prepare_plan, pretrain_plan, source_shape
+from jobs.pretrain import planned_workers
 from jobs.usage import PeakMemory
 
 _RECIPES = Path(__file__).parent / "recipes"
@@ -199,10 +200,8 @@ def plan_pipeline(config: PipelineConfig) -> Plan:
         files = find_documents([config.path(text) for text in config.documents])
         size, count = sum(file.bytes for file in files), len(files)
     plans.append(prepare_plan(count, size, machine_cpus()))
-    parameters, embedding = _parameters(config)
     languages = config.languages.count if config.languages else len(config.pretrain.languages or [""] * count)
-    workers = config.pretrain.resources.workers or min(2, machine_cpus())
-    plans.append(pretrain_plan(config.pretrain, parameters, embedding, languages, workers))
+    plans.append(pretrain_plan(config.pretrain, _shape(config), languages, *planned_workers(config.pretrain)))
     lines = [(f"{plan.stage}: {name}", value) for plan in plans for name, value in plan.lines]
     figures = {f"{plan.stage}.{name}": value for plan in plans for name, value in plan.figures.items()}
     total = sum(plan.figures["seconds"] for plan in plans)
@@ -211,11 +210,11 @@ def plan_pipeline(config: PipelineConfig) -> Plan:
     )
 
 
-def _parameters(config: PipelineConfig) -> tuple[int, int]:
+def _shape(config: PipelineConfig) -> EncoderShape:
     source = config.pretrain.encoder.source or config.prepare.tokenizer.source
     if source:
-        return source_parameters(source)
-    return architecture_parameters(config.pretrain.encoder.architecture, config.prepare.tokenizer.vocabulary)
+        return source_shape(source)
+    return architecture_shape(config.pretrain.encoder.architecture, config.prepare.tokenizer.vocabulary)
 
 
 pipeline_command.__name__ = "pipeline"

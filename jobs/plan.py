@@ -8,12 +8,14 @@ here (measured by `make bench`: about a third). Expect it within a factor of two
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from ccp_ray.artifact import Artifact
 from ccp_ray.config import StrictModel
 from ccp_ray.encoder_config import ArchitectureConfig
+from ccp_ray.errors import UsageError
+from ccp_ray.model_source import model_settings
 from ccp_ray.pretrain_config import PretrainConfig
+from jobs.memory import EncoderShape, trained_parameters, training_memory
 
 _MODEL_SHARE = 0.33
 _PREPARE_BYTES_PER_S = 1.5e6
@@ -45,37 +47,40 @@ def prepare_plan(files: int, size: int, cpus: int) -> Plan:
     return Plan(stage="prepare", lines=lines, figures={"files": files, "bytes": size, "seconds": seconds})
 
 
-def pretrain_plan(
-    config: PretrainConfig, parameters: int, embedding_parameters: int, languages: int, workers: int
-) -> Plan:
-    """Of training. Memory: weights, gradients and AdamW's two moments in fp32, sharded as ZeRO's stage says; banks."""
+def pretrain_plan(config: PretrainConfig, shape: EncoderShape, languages: int, workers: int, gpu: bool) -> Plan:
+    """Of training. Memory is that of one GPU, or of one worker where there is none (`jobs.memory`)."""
     pairs = config.groups_per_step * config.pairs_per_group
     masked = config.groups_per_step * config.mlm.sentences if config.mlm.weight else 0
     tokens = (2 * pairs + masked) * min(config.max_tokens, _MEAN_TOKENS)
-    flops = 6 * (parameters - embedding_parameters) * tokens * config.steps
+    flops = 6 * (shape.parameters - shape.embedding_parameters) * tokens * config.steps
     seconds = flops / (_MODEL_SHARE * matmul_flops() * workers)
-    stage = config.deepspeed.zero_stage
-    weight, gradient, moments = ((4 / workers if stage >= level else 4) for level in (3, 2, 1))
-    model = parameters * (weight + gradient + 2 * moments)
-    banks = config.bank.memory(languages, config.projection, workers)
+    memory = training_memory(config, shape, workers, languages, gpu)
+    each = "GPU" if gpu else "worker"
+    how = f"ZeRO {config.deepspeed.zero_stage}, {config.deepspeed.precision}"
+    optimizer = megabytes(memory.optimizer)
+    if config.deepspeed.offload_optimizer:
+        optimizer += f", {megabytes(memory.offloaded)} on the host"
+    checkpoint = 12 * trained_parameters(config, shape) + config.bank.memory(languages, config.projection, 1)
     lines = [
-        ("parameters", f"{parameters:,}"),
-        ("workers", str(workers)),
+        ("parameters", f"{shape.parameters:,}"),
+        ("workers", f"{workers}, {how}"),
         ("steps", f"{config.steps:,} of {pairs:,} pairs, about {tokens:,} tokens"),
-        (
-            "memory a worker",
-            f"{megabytes(model)} model and optimiser (ZeRO {stage}), {megabytes(banks)} banks, activations besides",
-        ),
-        ("checkpoints", f"{megabytes(12 * parameters + banks)} each, {config.resources.checkpoint_keep} kept"),
+        (f"memory a {each}", f"about {megabytes(memory.total)}"),
+        ("- model", f"{megabytes(memory.model)} weights and gradients"),
+        ("- optimiser", optimizer),
+        ("- activations", f"{megabytes(memory.activations)} of one group, at most"),
+        ("- banks", f"{megabytes(memory.banks)} ({config.bank.placement})"),
+        ("checkpoints", f"{megabytes(checkpoint)} each, {config.resources.checkpoint_keep} kept"),
         ("time", f"about {duration(seconds)}"),
     ]
-    figures = {"parameters": parameters, "workers": workers, "tokens": tokens * config.steps, "bytes": model + banks}
-    return Plan(stage="pretrain", lines=lines, figures=figures | {"seconds": seconds})
+    figures = {"parameters": shape.parameters, "workers": workers, "tokens": tokens * config.steps, "seconds": seconds}
+    return Plan(stage="pretrain", lines=lines, figures=figures | {"bytes": memory.total} | memory._asdict())
 
 
-def embed_plan(rows: int, pieces: int, dimensions: int, parameters: int, embedding: int, width: int, cpus: int) -> Plan:
-    """Of embedding. embedding: parameters of the embeddings, looked up and not computed; width: bytes of a number."""
-    body = parameters - embedding
+def embed_plan(rows: int, pieces: int, shape: EncoderShape, width: int, cpus: int) -> Plan:
+    """Of embedding. width: bytes of a number."""
+    parameters, dimensions = shape.parameters, shape.hidden
+    body = parameters - shape.embedding_parameters
     seconds = 2 * body * rows * _MEAN_TOKENS / (_MODEL_SHARE * matmul_flops() * cpus)
     lines = [
         ("rows", f"{rows:,} in {pieces:,} pieces"),
@@ -100,24 +105,19 @@ def index_plan(embeddings: Artifact, shard_rows: int, width: int) -> Plan:
     return Plan(stage="index", lines=lines, figures={"rows": rows, "bytes": rows * dimensions * width})
 
 
-def architecture_parameters(shape: ArchitectureConfig, vocabulary: int) -> tuple[int, int]:
-    """(all, embedding) parameters of an XLM-R-shaped encoder."""
-    hidden = shape.hidden
-    layer = 4 * hidden * (hidden + 1) + 2 * hidden * shape.intermediate + shape.intermediate + 5 * hidden
-    embedding = (vocabulary + shape.positions + 3) * hidden
-    return embedding + shape.layers * layer, embedding
+def architecture_shape(shape: ArchitectureConfig, vocabulary: int) -> EncoderShape:
+    """Of an encoder from scratch."""
+    return EncoderShape(shape.layers, shape.hidden, shape.intermediate, shape.heads, vocabulary, shape.positions)
 
 
-def model_parameters(settings: dict[str, Any]) -> tuple[int, int]:
-    """(all, embedding) parameters from a Hugging Face config.json."""
-    shape = ArchitectureConfig(
-        layers=settings["num_hidden_layers"],
-        hidden=settings["hidden_size"],
-        heads=settings["num_attention_heads"],
-        intermediate=settings["intermediate_size"],
-        positions=settings["max_position_embeddings"],
-    )
-    return architecture_parameters(shape, int(settings["vocab_size"]))
+def source_shape(source: str) -> EncoderShape:
+    """Of a model source, from its config.json alone. Raises UsageError for one that does not say its sizes."""
+    settings = model_settings(source)
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+    sizes = [settings.get(name) for name in (*names, "max_position_embeddings")]
+    if not all(isinstance(size, int) for size in sizes):
+        raise UsageError(f"{source}: --plan cannot tell its size: config.json lacks one of {', '.join(names)}")
+    return EncoderShape(*map(int, sizes))  # type: ignore[arg-type]
 
 
 def matmul_flops() -> float:

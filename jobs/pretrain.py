@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 from ccp_ray import pretrain_job
 from ccp_ray.artifact import open_artifact
 from ccp_ray.config import load_config
-from ccp_ray.model_source import local_model
 from ccp_ray.pretrain_config import PretrainConfig
+from ccp_ray.session import machine_cpus
 from jobs.command import Address, AsJson, ConfigFiles, Output, Overrides, PlanOnly, main, reported, run, show_plan
-from jobs.plan import Plan, architecture_parameters, model_parameters, pretrain_plan
+from jobs.plan import Plan, architecture_shape, pretrain_plan, source_shape
 
 
 def pretrain(
@@ -37,17 +34,18 @@ def plan_pretrain(corpus: str, config: PretrainConfig) -> Plan:
     artifact = open_artifact(corpus, "corpus")
     facts = artifact.summary
     source = pretrain_job.starting_source(artifact, config)
-    if source:
-        parameters, embedding = source_parameters(source)
-    else:
-        parameters, embedding = architecture_parameters(config.encoder.architecture, facts["tokenizer"]["vocabulary"])
+    vocabulary = facts["tokenizer"]["vocabulary"]
+    shape = source_shape(source) if source else architecture_shape(config.encoder.architecture, vocabulary)
     languages = len(config.languages or facts["languages"])
-    return pretrain_plan(config, parameters, embedding, languages, config.resources.workers or 2)
+    return pretrain_plan(config, shape, languages, *planned_workers(config))
 
 
-def source_parameters(source: str) -> tuple[int, int]:
-    """(all, embedding) parameters of a model source."""
-    return model_parameters(json.loads(Path(local_model(source), "config.json").read_text()))
+def planned_workers(config: PretrainConfig) -> tuple[int, bool]:
+    """(workers, whether each has a GPU) as the configuration says, else as a run on this machine would have them."""
+    import torch
+
+    cpus, gpus = machine_cpus(), torch.cuda.device_count()
+    return pretrain_job.plan_workers(config, cpus, gpus)
 
 
 if __name__ == "__main__":

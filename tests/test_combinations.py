@@ -29,6 +29,8 @@ def allowed() -> list[dict[str, Any]]:
     """
     choices = []
     for stage, precision, more in itertools.product(range(4), DTYPES, (False, True)):
+        if stage == 0 and precision == "fp16":
+            continue
         extras = {"offload_optimizer": more and stage > 0, "activation_checkpointing": more}
         choices.append({"zero_stage": stage, "precision": precision, **extras})
     return choices
@@ -37,11 +39,11 @@ def allowed() -> list[dict[str, Any]]:
 def scenarios() -> dict[str, Scenario]:
     clipped = {"optimizer": {"clip": 0.5}}
     found = {name(choice): Scenario(clipped | {"deepspeed": choice}, 2, gradients=False) for choice in allowed()}
-    for stage in range(4):
-        long = {"steps": 20, "optimizer": {"clip": 0.5, "eps": 1e-6, "lr": 3e-3}}
-        found[f"long {stage}"] = Scenario(long | {"deepspeed": {"zero_stage": stage}}, 20, gradients=False)
-        low = {"zero_stage": stage, "precision": "fp16"}
-        found[f"fp16 {stage}"] = Scenario(long | {"deepspeed": low}, 20, gradients=False)
+    long = {"steps": 20, "optimizer": {"clip": 0.5, "eps": 1e-6, "lr": 3e-3}}
+    for precision, stage in itertools.product(DTYPES, range(4)):
+        if (precision, stage) != ("fp16", 0):
+            deepspeed = {"zero_stage": stage, "precision": precision}
+            found[f"{precision} {stage}"] = Scenario(long | {"deepspeed": deepspeed}, 20, gradients=False)
     return found
 
 
@@ -61,18 +63,13 @@ def losses(outcome: Outcome) -> list[float]:
     return [row["loss"] for row in outcome.metrics]
 
 
-def learnt(outcome: Outcome) -> bool:
-    """Whether masked letters are guessed better at the end: of random letters, how often each occurs."""
-    mlm = [row["mlm"] for row in outcome.metrics]
-    return sum(mlm[-5:]) < sum(mlm[:5])
-
-
-def test_zero_stages_give_the_same_losses_over_twenty_steps(two_workers):
-    reference = losses(two_workers["long 0"][0])
+@pytest.mark.parametrize(("precision", "relative"), [("fp32", 1e-4), ("bf16", 0.02), ("fp16", 0.02)])
+def test_zero_stages_give_the_same_losses_over_twenty_steps(two_workers, precision, relative):
+    """fp16 begins later, for its first steps are skipped: so its stages are compared with each other."""
+    reference = losses(two_workers["fp16 1" if precision == "fp16" else "fp32 0"][0])
     assert len(reference) == 20
-    for stage in (1, 2, 3):
-        assert losses(two_workers[f"long {stage}"][0]) == pytest.approx(reference, rel=1e-4)
-    assert learnt(two_workers["long 0"][0])
+    for stage in range(1 if precision == "fp16" else 0, 4):
+        assert losses(two_workers[f"{precision} {stage}"][0]) == pytest.approx(reference, rel=relative)
 
 
 @pytest.mark.parametrize("choice", allowed(), ids=name)
@@ -94,12 +91,17 @@ def test_every_allowed_combination_trains_and_exports_the_master_weights(two_wor
     assert rounded == (not low or all(row["skipped"] for row in found.metrics))
 
 
-@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("stage", [1, 2, 3])
 def test_fp16_lowers_its_loss_scale_until_steps_are_made(two_workers, stage):
-    rows = two_workers[f"fp16 {stage}"][0].metrics
-    assert {row["skipped"] for row in rows} <= {0.0, 1.0}
-    assert rows[-1]["skipped"] == 0.0
-    assert learnt(two_workers[f"fp16 {stage}"][0])
+    outcome = two_workers[f"fp16 {stage}"][0]
+    skipped = [row["skipped"] for row in outcome.metrics]
+    assert set(skipped) == {0.0, 1.0}
+    assert skipped[0] == 1.0
+    assert skipped[-1] == 0.0
+    untrained = two_workers[name({"zero_stage": stage, "precision": "fp16"} | PLAIN)][0]  # both of its steps skipped
+    assert {row["skipped"] for row in untrained.metrics} == {1.0}
+    for parameter in ("model.roberta.embeddings.word_embeddings.weight", "head.outer.weight"):
+        assert not torch.equal(outcome.exported[parameter], untrained.exported[parameter])
 
 
 REFUSED = [
@@ -108,6 +110,7 @@ REFUSED = [
         "deepspeed.offload_optimizer",
         "deepspeed.zero_stage",
     ),
+    ({"deepspeed": {"precision": "fp16", "zero_stage": 0}}, "deepspeed.precision", "deepspeed.zero_stage"),
     ({"deepspeed": {"precision": "fp16"}, "resources": {"gpu": False}}, "deepspeed.precision", "resources.gpu"),
     ({"deepspeed": {"shared_memory": True}, "resources": {"gpu": True}}, "deepspeed.shared_memory", "resources.gpu"),
 ]
@@ -115,7 +118,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("changes", "first", "second"), REFUSED)
 def test_what_the_configuration_gives_away_is_refused_with_both_keys(changes, first, second):
-    with pytest.raises(UsageError, match=rf"{first}=\w+ with {second}=\w+: "):
+    with pytest.raises(UsageError, match=rf"{first}=\w+ with {second}=\w+: \w"):
         build_config(PretrainConfig, changes)
 
 

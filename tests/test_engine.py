@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ccp_ray import engine
 from ccp_ray.encoder import new_model
-from ccp_ray.engine import deepspeed_settings, learning_rates, parameter_groups, set_learning_rates
+from ccp_ray.engine import learning_rates, parameter_groups, set_learning_rates
+from ccp_ray.engine_settings import deepspeed_settings
 from ccp_ray.objective import CcpModel
 from ccp_ray.pretrain_config import DeepSpeedConfig, OptimizerConfig, PretrainConfig
 
