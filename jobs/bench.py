@@ -1,13 +1,14 @@
-"""ccp-ray bench: rows/s, tokens/s, padding efficiency and peak memory of each stage, on generated text.
+"""ccp-ray bench: what each stage takes, and a training step side by side with others.
 
-Runs the quickstart's pipeline (fewer training steps) a few times from nothing, prints the median of each figure and
-keeps all of them as JSON under `bench/`, one file a machine. Speeds are of whole stages as a user sees them, with
-starting their workers.
+Stages: runs the quickstart's pipeline (fewer training steps) a few times from nothing and prints medians of rows/s,
+tokens/s, padding efficiency and peak memory, as a user sees them, with starting the workers. Training: see
+`jobs.bench_training`. All figures are kept as JSON under `bench/`, one file a machine.
 """
 
 from __future__ import annotations
 
 import datetime
+import enum
 import json
 import platform
 import re
@@ -22,11 +23,21 @@ import typer
 from ccp_ray.config import load_config
 from ccp_ray.progress import say
 from ccp_ray.session import ray_session
+from jobs.bench_training import training_bench, training_table
 from jobs.command import AsJson, ConfigFiles, Overrides, main, native_noise_aside, print_json, reported
 from jobs.pipeline import PipelineConfig, Stages, run_stages
 from jobs.pipeline_report import stage_figures
 from jobs.plan import duration, megabytes
 
+
+class Part(str, enum.Enum):
+    """A half of the bench."""
+
+    stages = "stages"
+    training = "training"
+
+
+_TRAINING_ROUNDS = 5
 _RECIPE = Path(__file__).parent / "recipes" / "quickstart.yaml"
 _FIGURES = ("seconds", "rows_per_s", "tokens_per_s", "padding_efficiency", "peak_memory_bytes")
 
@@ -36,25 +47,45 @@ def bench(
     overrides: Overrides = None,
     rounds: Annotated[int, typer.Option(min=1, help="Runs from nothing; medians are shown.")] = 3,
     results: Annotated[str, typer.Option(help="Folder that keeps the results.")] = "bench",
+    documents: Annotated[
+        list[str] | None, typer.Option(help="Text to train on; generated where none is named.")
+    ] = None,
+    only: Annotated[Part | None, typer.Option(help="One half of it.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure every stage on this machine."""
+    """Measure every stage, and a training step against others, on this machine."""
+    report: dict[str, Any] = {}
     with reported():
         recipe = load_config(PipelineConfig, config or [str(_RECIPE)], ["pretrain.steps=100", *(overrides or ())])
         with native_noise_aside(), ray_session():
-            measured = [_round(recipe, number + 1, rounds) for number in range(rounds)]
-    medians, hardware = _medians(measured), machine()
-    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    report = {"machine": hardware, "date": today, "rounds": rounds, "medians": medians, "measured": measured}
-    name = re.sub(r"[^a-z0-9]+", "-", f"{hardware['cpu']} {hardware['cores']} cores".lower()).strip("-")
-    file = Path(results) / f"{name}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(report, indent=1) + "\n")
+            if only != Part.training:
+                measured = [_round(recipe, number + 1, rounds) for number in range(rounds)]
+                report |= {"rounds": rounds, "medians": _medians(measured), "measured": measured}
+            if only != Part.stages:
+                report["training"] = training_bench(documents or [], _TRAINING_ROUNDS)
+    file = keep(report, Path(results))
     if as_json:
-        print_json({"file": str(file), "medians": medians})
+        print_json({"file": str(file)} | {name: report[name] for name in ("medians", "training") if name in report})
         return
-    print(table(medians))
-    print(f"median of {rounds} runs; all figures are in {file}")
+    if "medians" in report:
+        print(table(report["medians"]))
+        print(f"median of {rounds} runs\n")
+    if "training" in report:
+        print(training_table(report["training"]))
+        print(f"median of {_TRAINING_ROUNDS} rounds")
+    print(f"all figures are in {file}")
+
+
+def keep(report: dict[str, Any], folder: Path) -> Path:
+    """Write the figures of this machine; a half that was not measured stays as it was."""
+    hardware = machine()
+    name = re.sub(r"[^a-z0-9]+", "-", f"{hardware['cpu']} {hardware['cores']} cores".lower()).strip("-")
+    file = folder / f"{name}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    before = json.loads(file.read_text()) if file.exists() else {}
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    file.write_text(json.dumps(before | {"machine": hardware, "date": today} | report, indent=1) + "\n")
+    return file
 
 
 def table(medians: dict[str, dict[str, float | None]]) -> str:

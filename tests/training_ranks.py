@@ -6,6 +6,7 @@ what it saw: metrics, gradients of every parameter, checksums and the state afte
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from ccp_ray.config import build_config
 from ccp_ray.contexts import Pairs
 from ccp_ray.encoder import Encoder, new_model
+from ccp_ray.engine_settings import BUCKET_ELEMENTS
 from ccp_ray.master_weights import full_precision_weights
 from ccp_ray.pretrain_config import PretrainConfig
 from ccp_ray.sampling import random_generator
@@ -43,7 +45,7 @@ BASE: dict[str, Any] = {
 class Scenario(NamedTuple):
     """Some steps of a configuration, from `state` where given. restart: the step that starts from a checkpoint.
 
-    gradients: whether to record them; DeepSpeed cannot read all of them in 16 bits.
+    gradients: whether to record them; DeepSpeed cannot read all of them in 16 bits. hidden: width of the encoder.
     """
 
     changes: dict[str, Any]
@@ -51,12 +53,14 @@ class Scenario(NamedTuple):
     state: dict[str, torch.Tensor] | None = None
     restart: int | None = None
     gradients: bool = True
+    hidden: int = 16
 
 
 class Outcome(NamedTuple):
     """What one rank saw. gradients: by step, by parameter. checksums: after each step.
 
-    weights: what the model computes with; exported: what is saved, on rank 0.
+    weights: what the model computes with; exported: what is saved, on rank 0. live_bytes: of all tensors that the step
+    made to stay, at most, just before a backward pass and before the optimiser's step of the last step.
     """
 
     metrics: list[dict[str, float]]
@@ -66,6 +70,7 @@ class Outcome(NamedTuple):
     checksums: list[str]
     state: dict[str, torch.Tensor]
     bank_bytes: int
+    live_bytes: int = 0
 
 
 class Letters:
@@ -94,8 +99,9 @@ def config(**changes: Any) -> PretrainConfig:
     return build_config(PretrainConfig, merged)
 
 
-def training_step(settings: PretrainConfig, rank: int, world: int) -> TrainingStep:
-    model = new_model(tiny_models.architecture(layers=1, dropout=0.1), tiny_models.tokenizer(), 0)
+def training_step(settings: PretrainConfig, rank: int, world: int, hidden: int = 16) -> TrainingStep:
+    shape = tiny_models.architecture(layers=1, dropout=0.1, hidden=hidden, intermediate=2 * hidden)
+    model = new_model(shape, tiny_models.tokenizer(), 0)
     encoder = Encoder(model.train(), tiny_models.tokenizer(), "mean")
     reader: Any = Letters()
     return TrainingStep(settings, reader, encoder, (rank, world), torch.device("cpu"))
@@ -125,21 +131,24 @@ def _rank(rank: int, world: int, scenarios: dict[str, Scenario], folder: Path) -
 
 def _run(scenario: Scenario, rank: int, world: int, folder: Path) -> Outcome:
     settings = config(**scenario.changes)
-    step = training_step(settings, rank, world)
+    before = live_tensors()
+    step = training_step(settings, rank, world, scenario.hidden)
     if scenario.state:
         step.load(scenario.state)
     gradients: list[dict[str, torch.Tensor]] = []
     if scenario.gradients:
         record_gradients(step, gradients)
-    metrics, checksums = [], []
+    metrics, checksums, live = [], [], [0]
     for number in range(scenario.steps):
+        if scenario.hidden > 16 and number == scenario.steps - 1:
+            record_live_bytes(step, before, live)
         if number == scenario.restart:
             step = _restarted(step, settings, (rank, world), folder)
             record_gradients(step, gradients)
         metrics.append(step.run(number))
         checksums.append(step.banks.checksum())
     whole = weights(step), full_precision_weights(step.engine)
-    return Outcome(metrics, gradients, *whole, checksums, step.state(), held_bytes(step))
+    return Outcome(metrics, gradients, *whole, checksums, step.state(), held_bytes(step), max(live))
 
 
 def _restarted(step: TrainingStep, settings: PretrainConfig, ranks: tuple[int, int], folder: Path) -> TrainingStep:
@@ -182,3 +191,23 @@ def record_gradients(step: TrainingStep, seen: list[dict[str, torch.Tensor]]) ->
         take()
 
     step.engine.step = keep_and_take
+
+
+def live_tensors() -> dict[int, int]:
+    """Bytes of every storage that Python can reach, by address; the bucket, allocated but hardly in use, is left out."""
+    gc.collect()
+    found = [each for each in gc.get_objects() if isinstance(each, torch.Tensor)]
+    found += [each.grad for each in found if each.is_leaf and each.grad is not None]
+    storages = [each.untyped_storage() for each in found]
+    return {each.data_ptr(): each.nbytes() for each in storages if 0 < each.nbytes() < BUCKET_ELEMENTS}
+
+
+def record_live_bytes(step: TrainingStep, before: dict[int, int], seen: list[int]) -> None:
+    def counted(method: Any) -> Any:
+        def count_and_call(*arguments: Any) -> None:
+            seen.append(sum(size for at, size in live_tensors().items() if at not in before))
+            method(*arguments)
+
+        return count_and_call
+
+    step.engine.backward, step.engine.step = counted(step.engine.backward), counted(step.engine.step)
