@@ -47,9 +47,7 @@ def bench(
     overrides: Overrides = None,
     rounds: Annotated[int, typer.Option(min=1, help="Runs from nothing; medians are shown.")] = 3,
     results: Annotated[str, typer.Option(help="Folder that keeps the results.")] = "bench",
-    documents: Annotated[
-        list[str] | None, typer.Option(help="Text to train on; generated where none is named.")
-    ] = None,
+    documents: Annotated[list[str] | None, typer.Option(help="Text to train on (default: generated).")] = None,
     only: Annotated[Part | None, typer.Option(help="One half of it.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -39,6 +39,7 @@ _SETTINGS: dict[str, Any] = {
     "mlm": {"weight": 0.0},
     "optimizer": {"lr": 1e-6},
 }
+_KINDS = ("clock", "cpu")
 _WORKERS = (1, 2, 4, 8, 16)
 
 
@@ -110,7 +111,7 @@ def compare(corpus_uri: str, rounds: int, folder: str) -> dict[str, Any]:
         remembered = full.shared[-_STEPS_A_ROUND:]
         measured.append(
             {
-                name: {kind: statistics.mean(getattr(each, kind) for each in times) for kind in ("clock", "cpu")}
+                name: {kind: statistics.mean(getattr(each, kind) for each in times) for kind in _KINDS}
                 for name, times in (
                     ("full job", ours), ("bare loop", plain), ("sentence-transformers", others), ("sync", remembered)
                 )
@@ -125,18 +126,16 @@ def summary(measured: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
     """Median seconds a step of each contender, and medians of the ratios that are promised."""
     names = ("full job", "bare loop", "sentence-transformers", "sync")
     seconds = {
-        name: {kind: statistics.median(row[name][kind] for row in measured) for kind in ("clock", "cpu")}
-        for name in names
+        name: {kind: statistics.median(row[name][kind] for row in measured) for kind in _KINDS} for name in names
+    }
+    compared = {
+        "full job / bare loop": ("full job", "bare loop"),
+        "sync / full job": ("sync", "full job"),
+        "sentence-transformers / full job": ("sentence-transformers", "full job"),
     }
     ratios = {
-        label: {
-            kind: statistics.median(row[over][kind] / row[under][kind] for row in measured) for kind in seconds[over]
-        }
-        for label, over, under in (
-            ("full job / bare loop", "full job", "bare loop"),
-            ("sync / full job", "sync", "full job"),
-            ("sentence-transformers / full job", "sentence-transformers", "full job"),
-        )
+        label: {kind: statistics.median(row[over][kind] / row[under][kind] for row in measured) for kind in _KINDS}
+        for label, (over, under) in compared.items()
     }
     return {"seconds": seconds, "ratios": ratios}
 

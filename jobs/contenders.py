@@ -164,7 +164,8 @@ def _step_timer() -> Any:
         """From the end of one step to the end of the next: drawing and tokenising its texts belong to it."""
 
         def __init__(self) -> None:
-            self.clock, self.times = Clock(), []
+            self.clock = Clock()
+            self.times: list[Seconds] = []
 
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             self.clock.read()

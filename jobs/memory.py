@@ -11,7 +11,7 @@ live tensors at the moment of the step (`tests/test_memory.py` counts again):
 | 2    | b       | 4 / W                         | 12 / W                                 |
 | 3    | b / W   | 4 / W                         | 12 / W                                 |
 
-Beside it a bucket of gradients under way (ZeRO 1 to 3). Activations are those of one group, which live until its
+Beside it a bucket of gradients under way (ZeRO 1 to 3), and under ZeRO 3 the weights that are gathered at one time. Activations are those of one group, which live until its
 backward pass: each layer keeps (10 H + 2 I) b bytes a token; with activation checkpointing H b, and one layer's in
 full. Attention keeps a matrix of 12 bytes a head and pair of tokens on CPUs, none on GPUs, where SDPA recomputes it.
 Padded tokens count, at the most that `max_tokens` allows.
@@ -23,6 +23,8 @@ from typing import NamedTuple
 
 from ccp_ray.engine_settings import BUCKET_ELEMENTS
 from ccp_ray.pretrain_config import PretrainConfig
+
+_LIVE_PARAMETERS = 1e9  # DeepSpeed's stage3_max_live_parameters: smaller models are gathered whole
 
 
 class EncoderShape(NamedTuple):
@@ -77,6 +79,8 @@ def training_memory(
     weights, gradients, optimizer = parameter_bytes(config, workers)
     offloaded = config.deepspeed.offload_optimizer
     model = parameters * (weights + gradients)
+    if config.deepspeed.zero_stage == 3:
+        model += min(parameters, _LIVE_PARAMETERS) * _width(config)
     if config.deepspeed.zero_stage:
         model += min(parameters, BUCKET_ELEMENTS) * _width(config)
     if config.bank.momentum is not None:

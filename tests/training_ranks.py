@@ -59,8 +59,8 @@ class Scenario(NamedTuple):
 class Outcome(NamedTuple):
     """What one rank saw. gradients: by step, by parameter. checksums: after each step.
 
-    weights: what the model computes with; exported: what is saved, on rank 0. live_bytes: of all tensors that the step
-    made to stay, at most, just before a backward pass and before the optimiser's step of the last step.
+    weights: what the model computes with; exported: what is saved, on rank 0. live_bytes: of all tensors after a
+    backward pass of the last step, at most; only counted for a wide encoder.
     """
 
     metrics: list[dict[str, float]]
@@ -194,7 +194,7 @@ def record_gradients(step: TrainingStep, seen: list[dict[str, torch.Tensor]]) ->
 
 
 def live_tensors() -> dict[int, int]:
-    """Bytes of every storage that Python can reach, by address; the bucket, allocated but hardly in use, is left out."""
+    """Bytes of every storage that Python can reach, by address, but of DeepSpeed's bucket, which is hardly in use."""
     gc.collect()
     found = [each for each in gc.get_objects() if isinstance(each, torch.Tensor)]
     found += [each.grad for each in found if each.is_leaf and each.grad is not None]
@@ -203,11 +203,11 @@ def live_tensors() -> dict[int, int]:
 
 
 def record_live_bytes(step: TrainingStep, before: dict[int, int], seen: list[int]) -> None:
-    def counted(method: Any) -> Any:
-        def count_and_call(*arguments: Any) -> None:
-            seen.append(sum(size for at, size in live_tensors().items() if at not in before))
-            method(*arguments)
+    """Append what is alive after each backward pass; activations are gone by then."""
+    backward = step.engine.backward
 
-        return count_and_call
+    def backward_and_count(loss: torch.Tensor) -> None:
+        backward(loss)
+        seen.append(sum(size for at, size in live_tensors().items() if at not in before))
 
-    step.engine.backward, step.engine.step = counted(step.engine.backward), counted(step.engine.step)
+    step.engine.backward = backward_and_count
