@@ -145,7 +145,8 @@ class TrainingStep:
     def _remember(self, step: int, result: StepResult) -> None:
         """Push all ranks' keys in group order and fold their statistics in: every rank does the same."""
         if self.config.bank.size:
-            keys_GPD, hashes_GP = gather_groups(result.keys_GPD), gather_groups(result.hashes_GP)
+            own_GPD = result.keys_GPD.to(self.banks.keys_LKD.dtype)  # bf16 banks: half of the bytes on the way, too
+            keys_GPD, hashes_GP = gather_groups(own_GPD), gather_groups(result.hashes_GP)
             langs = [self.sampler.language(step, group) for group in range(len(keys_GPD))]
             self.banks.push(langs, keys_GPD, hashes_GP, step)
         if self.config.norm == "asymmetric":  # else there are none, and no side is normalised by them

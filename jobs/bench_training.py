@@ -86,7 +86,7 @@ def compare(corpus_uri: str, rounds: int, folder: str) -> dict[str, Any]:
     from jobs.contenders import BareLoop, FullJob, SentenceTransformers, encoder_of
 
     torch.set_num_threads(1)
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1")
+    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
     config = build_config(PretrainConfig, _SETTINGS)
     corpus = Corpus.open(corpus_uri)
@@ -95,6 +95,7 @@ def compare(corpus_uri: str, rounds: int, folder: str) -> dict[str, Any]:
     reader = ContextReader(corpus, corpus.languages, (special.prefix, special.suffix), config.max_tokens)
     total = 1 + rounds * (_STEPS_A_ROUND + 1)
     full, bare = FullJob(config, reader, encoder()), BareLoop(config, reader, encoder())
+    del os.environ["LOCAL_RANK"]  # with it, their trainer would wrap its model for distributed training
     theirs = SentenceTransformers(config, reader, str(local_model(ENCODER)), total)
     for contender in (full, bare):
         contender.step(0)  # allocates
