@@ -1,8 +1,9 @@
 """Bytes that a rank receives in a step, by what they are for: the model behind docs/scaling.md.
 
 Sizes are those of the tensors that `ccp_ray.training_step` and `ccp_ray.bank_term` hand to collectives; the test counts
-them there. Gradients are a ring all-reduce, 2 (W - 1) / W of their bytes. Time is bytes over bandwidth plus a latency
-for each of W - 1 turns of a ring: pessimistic, for NCCL has better algorithms for small messages.
+them there. Gradients are a ring all-reduce, 2 (W - 1) / W of their bytes; that ZeRO gathers weights besides is left
+out. Time is bytes over bandwidth plus a latency for each of W - 1 turns of a ring: pessimistic, for NCCL has better
+algorithms for small messages.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def step_traffic(config: PretrainConfig, parameters: int, workers: int) -> Traff
     pairs, size = config.pairs_per_group, config.projection
     elsewhere = groups * others / workers  # groups of other ranks
     stored = _FP32 if config.bank.dtype == "fp32" else 2
-    gradient = 2 if config.deepspeed.precision != "fp32" and config.deepspeed.zero_stage != 1 else _FP32
+    gradient = _FP32 if config.deepspeed.precision == "fp32" else 2  # DeepSpeed sends them in the model's type
     banks = config.bank.size > 0
     asked = (1 + 2 * pairs) * _HASH + pairs * size * _FP32
     answered = pairs * (size + _ROW_COUNTS) * _FP32

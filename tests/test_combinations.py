@@ -16,7 +16,7 @@ from ccp_ray.errors import UsageError
 from ccp_ray.pretrain_config import PretrainConfig
 from ccp_ray.pretrain_job import plan_workers
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PLAIN = {"offload_optimizer": False, "activation_checkpointing": False}

@@ -17,7 +17,7 @@ from ccp_ray.model_source import model_settings
 from jobs.memory import EncoderShape, activation_bytes, parameter_bytes, training_memory
 from jobs.plan import architecture_shape, source_shape
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 HIDDEN = 320  # so that matrices are large enough for ZeRO 3 to cut them up
 CASES = [(stage, precision) for stage in range(4) for precision in ("fp32", "bf16")]
