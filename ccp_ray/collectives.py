@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 
@@ -18,3 +20,10 @@ def mean_over_ranks(metrics: dict[str, float], where: torch.device) -> dict[str,
     values = torch.tensor(list(metrics.values()), dtype=torch.float64, device=where)
     dist.all_reduce(values)
     return dict(zip(metrics, (values / dist.get_world_size()).tolist(), strict=True))
+
+
+def gather_objects(own: Any) -> list[Any]:
+    """Every rank's small object (pickled), by rank: for what is rare, such as errors and checkpoints."""
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, own)
+    return gathered

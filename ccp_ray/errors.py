@@ -28,6 +28,10 @@ class StoreError(CcpError):
     """The store refused, lost or altered something."""
 
 
+class DivergenceError(CcpError):
+    """Training went wrong at a step. All ranks raise it at the same step."""
+
+
 class DriftError(UsageError):
     """An output or input is not what an earlier run recorded."""
 

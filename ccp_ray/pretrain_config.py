@@ -5,7 +5,7 @@ Names in brackets say where a default comes from: [kin] is the released code of 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -58,12 +58,26 @@ class DeepSpeedConfig(StrictModel):
 class PretrainResources(StrictModel):
     """Where and how it runs; changing these continues the same work."""
 
-    workers: int | None = Field(default=None, ge=1, description="None: one a GPU, or one a CPU up to two")
+    workers: Annotated[int, Field(ge=1)] | Annotated[tuple[int, int], Field(strict=False)] | None = Field(
+        default=None, description="None: one a GPU, or one a CPU up to two; [min, max]: what the cluster has, elastic"
+    )
     gpu: bool | None = Field(default=None, description="None: if the cluster has one")
     cpus_per_worker: int = Field(default=1, ge=1, description="also torch threads of a worker without GPU")
     checkpoint_every: int = Field(default=500, ge=1, description="steps")
-    checkpoint_keep: int = Field(default=2, ge=1)
+    checkpoint_keep: int = Field(default=2, ge=1, description="the last ones")
+    checkpoint_keep_every: int | None = Field(default=None, ge=1, description="besides those at multiples of this step")
     max_failures: int = Field(default=3, ge=0, description="restarts from the last checkpoint after a worker died")
+
+    @property
+    def least_workers(self) -> int | None:
+        """The workers that it takes to start; None: as the cluster has them."""
+        return self.workers[0] if isinstance(self.workers, tuple) else self.workers
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PretrainResources:
+        if isinstance(self.workers, tuple) and not 1 <= self.workers[0] <= self.workers[1]:
+            raise ValueError(f"workers [min, max] needs 1 <= min <= max, found {list(self.workers)}")
+        return self
 
 
 class PretrainConfig(StrictModel):
@@ -95,3 +109,18 @@ class PretrainConfig(StrictModel):
         if self.chunks > 2 * self.pairs_per_group:
             raise ValueError("chunks must not exceed twice pairs_per_group: a forward pass needs a sentence")
         return self
+
+
+# How DeepSpeed shards and what it recomputes: like the number of workers, this changes results by rounding only, and a
+# checkpoint is converted. So it is no part of an encoder's identity, and may change between runs of one --output.
+_SHARDING = {"zero_stage", "activation_checkpointing", "shared_memory"}
+
+
+def identity(config: PretrainConfig) -> dict[str, Any]:
+    """The part of the configuration that decides the encoder, as plain JSON."""
+    return config.model_dump(mode="json", exclude={"resources": True, "deepspeed": _SHARDING})
+
+
+def even_world(groups: int, workers: int) -> int:
+    """The most of `workers` that the groups of a step can be shared out to evenly."""
+    return max(n for n in range(1, workers + 1) if groups % n == 0)

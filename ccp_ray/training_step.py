@@ -8,6 +8,7 @@ follows a step depends on (seed, step) and `state()`, on nothing else.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +16,11 @@ import torch
 
 from ccp_ray.bank import LanguageBanks
 from ccp_ray.batching import pad
-from ccp_ray.collectives import gather_groups, mean_over_ranks
+from ccp_ray.collectives import gather_groups, gather_objects, mean_over_ranks
 from ccp_ray.contexts import ContextReader
 from ccp_ray.encoder import Encoder
 from ccp_ray.engine import learning_rates, set_learning_rates, start_engine
-from ccp_ray.errors import CcpError
+from ccp_ray.errors import DivergenceError
 from ccp_ray.head import RunningStatistics
 from ccp_ray.loss import ContrastiveOutput, bidirectional_info_nce
 from ccp_ray.mlm import masked_copy
@@ -32,6 +33,7 @@ class StepResult(NamedTuple):
     """Means over the rank's groups by metric name, and what of them goes to the banks and running statistics."""
 
     metrics: dict[str, float]
+    losses_G: list[float]
     keys_GPD: torch.Tensor
     hashes_GP: torch.Tensor
     statistics_G2D: torch.Tensor
@@ -64,16 +66,20 @@ class TrainingStep:
         self.engine = start_engine(model, config, world)
         self.engine.train()
 
-    def run(self, step: int) -> dict[str, float]:
-        """Do the step; means over all groups of all ranks by metric name. Raises CcpError for a loss not finite."""
+    def run(self, step: int, signals: Mapping[str, float] | None = None) -> dict[str, float]:
+        """Do the step; means over all groups of all ranks by metric name, and over the ranks of `signals`.
+
+        Raises DivergenceError on all ranks for a loss not finite, naming the groups it is of.
+        """
         config = self.config
         set_learning_rates(self.engine, rates := learning_rates(config.optimizer, config.steps, step))
         result = self._groups(step)
         self._remember(step, result)
-        means = mean_over_ranks(result.metrics, self.device)
+        means = mean_over_ranks(result.metrics | dict(signals or {}), self.device)
         if not np.isfinite(means["loss"]):
-            raise CcpError(
-                f"the loss is {means['loss']} at step {step}; lower optimizer.lr and choose another --output"
+            raise DivergenceError(
+                f"the loss is {means['loss']} at step {step}, in {self._not_finite(step, result.losses_G)}; "
+                "the last checkpoint is kept; lower optimizer.lr and choose another --output"
             )
         return means | {"lr": rates["encoder"], "bank_fill": self.banks.fill() if config.bank.size else 0.0}
 
@@ -103,7 +109,8 @@ class TrainingStep:
             statistics.append(torch.stack(output.statistics))
             metrics.append(_group_metrics(loss, contrast, output.mlm, ages, batch))
         means = {name: float(np.mean([group[name] for group in metrics])) for name in metrics[0]}
-        return StepResult(means, torch.stack(keys), torch.stack(hashes), torch.stack(statistics))
+        losses = [group["loss"] for group in metrics]
+        return StepResult(means, losses, torch.stack(keys), torch.stack(hashes), torch.stack(statistics))
 
     def _contrast(
         self, output: GroupOutput, lang: str, running_side: int, step: int
@@ -122,6 +129,16 @@ class TrainingStep:
             for group, (keys_PD, hashes_P) in enumerate(zip(keys_GPD, hashes_GP, strict=True)):
                 self.banks.push(self.sampler.language(step, group), keys_PD, hashes_P, step)
         self.running.update(gather_groups(result.statistics_G2D))
+
+    def _not_finite(self, step: int, losses_G: list[float]) -> str:
+        """The groups of all ranks whose loss is not finite, in words. Collective."""
+        found = []
+        for group, loss in enumerate(losses_G, self.rank * self.groups):
+            if not math.isfinite(loss):
+                lang, indices = self.sampler.draw(step, group, self.config.pairs_per_group)
+                first = ", ".join(str(index) for index in indices[:3])
+                found.append(f"group {group} (language {lang!r}, sentences {first}, …: {loss})")
+        return "; ".join(name for names in gather_objects(found) for name in names)
 
     def _batch(self, step: int, group: int) -> tuple[str, GroupBatch]:
         config = self.config
