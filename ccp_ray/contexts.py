@@ -17,7 +17,7 @@ from ccp_ray.batching import Tokens
 from ccp_ray.corpus import Corpus, TokenShard
 from ccp_ray.ledger import FileRecord, verified_copy
 from ccp_ray.model_source import cache_folder
-from ccp_ray.sampling import random_generator
+from ccp_ray.sampling import Draw, random_generator
 from ccp_ray.storage import Store
 
 
@@ -34,6 +34,7 @@ class _Shard:
     """One token shard: tokens without special tokens, sentence and document offsets, hashes."""
 
     def __init__(self, store: Store, keys: TokenShard, records: Mapping[str, FileRecord]) -> None:
+        self.name = keys.tokens.split("/")[-2]
         names = (keys.tokens, keys.sentences, keys.documents, keys.hashes)
         paths = [verified_copy(store, records[name], cache_folder() / "shards") for name in names]
         self.tokens, self.sentences, self.documents, self.hashes = (np.load(path, mmap_mode="r") for path in paths)
@@ -41,9 +42,12 @@ class _Shard:
     def tokens_of(self, sentence: int) -> NDArray[np.int64]:
         return np.asarray(self.tokens[self.sentences[sentence] : self.sentences[sentence + 1]], dtype=np.int64)
 
+    def document_of(self, sentence: int) -> int:
+        return int(np.searchsorted(self.documents, sentence, side="right")) - 1
+
     def context_of(self, sentence: int, draw: float, radius: int) -> int:
         """A sentence of the same document, at most `radius` away; draw in [0, 1)."""
-        document = int(np.searchsorted(self.documents, sentence, side="right")) - 1
+        document = self.document_of(sentence)
         low = max(int(self.documents[document]), sentence - radius)
         high = min(int(self.documents[document + 1]) - 1, sentence + radius)
         context = low + int(draw * (high - low))
@@ -83,9 +87,25 @@ class ContextReader:
             hashes[:, i] = shard.hashes[[sentence, context]].view(np.int64)
         return Pairs(centres, contexts, hashes[0], hashes[1])
 
+    def mixed_pairs(self, draws: Sequence[Draw], radius: int, *seed: object) -> Pairs:
+        """Context pairs of several languages together, in the order of `draws`."""
+        # The language is part of the name: else the i-th pair of every language would take the same draw.
+        parts = [self.pairs(lang, indices, radius, *seed, lang) for lang, indices in draws]
+        return Pairs(
+            [centre for part in parts for centre in part.centres],
+            [context for part in parts for context in part.contexts],
+            np.concatenate([part.centre_hashes for part in parts]),
+            np.concatenate([part.context_hashes for part in parts]),
+        )
+
     def sentences(self, lang: str, indices: NDArray[np.int64]) -> list[Tokens]:
         """The sentences with these numbers."""
         return [self._input(*self._find(lang, int(index))) for index in indices]
+
+    def document(self, lang: str, index: int) -> str:
+        """`SHARD/NUMBER` of the document that sentence `index` is of: token shard below tokens/LANG, number in it."""
+        shard, sentence = self._find(lang, index)
+        return f"{shard.name}/{shard.document_of(sentence)}"
 
     def _find(self, lang: str, index: int) -> tuple[_Shard, int]:
         number = int(np.searchsorted(self._ends[lang], index, side="right"))

@@ -28,7 +28,7 @@ class StoreError(CcpError):
     """The store refused, lost or altered something."""
 
 
-class DivergenceError(CcpError):
+class TrainingError(CcpError):
     """Training went wrong at a step. All ranks raise it at the same step."""
 
 

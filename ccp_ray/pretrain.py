@@ -19,7 +19,7 @@ from ccp_ray.checkpoints import Checkpoints
 from ccp_ray.contexts import ContextReader
 from ccp_ray.corpus import Corpus
 from ccp_ray.encoder import Encoder
-from ccp_ray.errors import CcpError, DivergenceError
+from ccp_ray.errors import CcpError, TrainingError
 from ccp_ray.hardware import device
 from ccp_ray.monitor import Monitor
 from ccp_ray.preemption import Notice, Notices, PreemptedError
@@ -66,14 +66,14 @@ class Pretraining:
     def run(self, report: Report) -> None:
         """Train from the last checkpoint to the last step; `report` gets each metrics row (rank 0).
 
-        Raises DivergenceError (the last checkpoint is kept), StoreError, PreemptedError after a SIGTERM.
+        Raises TrainingError (the last checkpoint is kept), StoreError, PreemptedError after a SIGTERM.
         """
         step = self._restore()
         if step == 0:
             self._probe(0, report)
         try:
             self._train(step, report)
-        except DivergenceError:
+        except TrainingError:
             self.checkpoints.settle()  # raised by all ranks at the same step: a save before it is good
             raise
         self.checkpoints.settle()
@@ -130,9 +130,9 @@ class Pretraining:
     def _probe(self, step: int, report: Report) -> None:
         """Measure the probe and judge it."""
         try:
-            probe = self.probe.measure(self.engine)
+            probe = self.probe.measure(self.engine, self.step.running.current())
         except CcpError as error:
-            raise DivergenceError(f"{error} (at step {step}; the last checkpoint is kept)") from None
+            raise TrainingError(f"{error} (at step {step}; the last checkpoint is kept)") from None
         training = next((row for row in reversed(self.rows) if "probe" not in row), None)
         problems = self.monitor.judge(step, probe, training)
         row: Row = {"step": step, "probe": {lang: value.model_dump() for lang, value in probe.items()}}
@@ -140,7 +140,7 @@ class Pretraining:
         if self.rank == 0:
             report(self.rows[-1])
         if problems and self.config.monitor.action == "stop":
-            raise DivergenceError(f"{'; '.join(problems)} (with monitor.action=warn, another --output trains on)")
+            raise TrainingError(f"{'; '.join(problems)} (with monitor.action=warn, another --output trains on)")
 
     def _check_weights(self, step: int) -> None:
         """The loss is computed before the update: only this keeps broken weights out of a checkpoint."""
@@ -149,7 +149,7 @@ class Pretraining:
         broken = torch.tensor(float(any(not bool(p.isfinite().all()) for p in parameters)), device=self.device)
         dist.all_reduce(broken)
         if broken > 0:
-            raise DivergenceError(
+            raise TrainingError(
                 f"weights are not finite after step {step}; the last checkpoint is kept; "
                 "lower optimizer.lr and choose another --output"
             )

@@ -14,14 +14,16 @@ from pathlib import Path
 from ccp_ray import errors
 from ccp_ray.artifact import Artifact, InputRef, Output, Request, open_artifact, open_output
 from ccp_ray.board import Board, Watch
+from ccp_ray.config import semantic
 from ccp_ray.corpus import Corpus
 from ccp_ray.errors import CcpError, DataError, UsageError
 from ccp_ray.ledger import Ledger, put_folder
 from ccp_ray.model_source import cache_folder, local_model, model_reference
-from ccp_ray.pretrain_config import PretrainConfig, even_world, identity
+from ccp_ray.pretrain_config import PretrainConfig, even_world
 from ccp_ray.pretrain_worker import EXPORT, work
 from ccp_ray.progress import Meter, say
 from ccp_ray.session import ray_session
+from ccp_ray.telemetry import Telemetry
 from ccp_ray.tokenizer import tokenizer_fingerprint
 
 
@@ -56,7 +58,7 @@ def pretrain(corpus: str, output: str, config: PretrainConfig | None = None) -> 
     _check_languages(source, config)
     starting = _starting_point(source, config)
     inputs = [source.ref("corpus")] + ([starting] if starting else [])
-    target = open_output(output, Request(kind="encoder", config=identity(config), inputs=inputs))
+    target = open_output(output, Request(kind="encoder", config=semantic(config), inputs=inputs))
     if isinstance(target, Artifact):
         return target
     ledger = Ledger(target.store)
@@ -102,6 +104,19 @@ def _check_languages(corpus: Artifact, config: PretrainConfig) -> None:
                 f"language {lang!r} has {have} training sentences with a context, a group needs "
                 f"{config.pairs_per_group}; add documents of two or more sentences, leave it out with languages=[…], "
                 "or make groups smaller"
+            )
+    _check_bank({lang: known[lang]["train_sentences"] for lang in config.languages or known}, config)
+
+
+def _check_bank(sentences: Mapping[str, int], config: PretrainConfig) -> None:
+    """A ring larger than its corpus holds the same sentences twice or more: copies, not negatives."""
+    if config.bank.kind == "shared":
+        sentences = {"all together": sum(sentences.values())}
+    for lang, have in sentences.items():
+        if config.bank.size > have:
+            raise UsageError(
+                f"bank.size={config.bank.size} is larger than the corpus: language {lang!r} has {have} training "
+                f"sentences; set bank.size={have} or less, leave the language out with languages=[…], or add documents"
             )
 
 
@@ -166,7 +181,8 @@ def _train(config: PretrainConfig, corpus: Artifact, starting: InputRef | None, 
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),
         )
-        with Meter("pretrain", config.steps, "steps") as meter, Watch(board, meter):
+        meter, telemetry = Meter("pretrain", config.steps, "steps"), Telemetry(output.uri)
+        with meter, telemetry, Watch(board, meter, telemetry):
             try:
                 trainer.fit()
             except Exception as error:

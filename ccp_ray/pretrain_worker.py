@@ -58,11 +58,9 @@ def _train_and_export(config: PretrainConfig, arguments: dict[str, Any]) -> None
     with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
         tokenizer = corpus.tokenizer_folder(Path(scratch))
         encoder = load_trainable(arguments["source"], config.encoder, tokenizer, config.mlm.weight > 0, config.seed)
-        run = Pretraining(
-            config, corpus, encoder, arguments["output"], ask, lambda text: board.post.remote({"note": text})
-        )
+        run = Pretraining(config, corpus, encoder, arguments["output"], ask, tell=board.post.remote)
         started = time.monotonic()
-        run.run(lambda row: board.post.remote(row))
+        run.run(report=board.post.remote)
         _export(run, arguments["output"], config, time.monotonic() - started)
         dist.barrier()
 
