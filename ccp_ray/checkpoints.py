@@ -1,7 +1,7 @@
 """Training checkpoints in the store: all ranks' state together, or not at all.
 
     _checkpoints/step-000000500/zero1-2-rank-0.safetensors   this rank's pieces of weights and optimiser
-    _checkpoints/step-000000500/zero1-2-state.safetensors    banks and running statistics (rank 0)
+    _checkpoints/step-000000500/zero1-2-state.safetensors    banks, running statistics, momentum keys (rank 0)
     _checkpoints/step-000000500/zero1-2-progress.json        metrics rows, shapes, loss scale (rank 0)
     _ledger/checkpoints/step-000000500.json                  every checksum: written last, the commit
 
@@ -25,8 +25,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from ccp_ray import optimizer_state
-from ccp_ray.collectives import gather_objects
-from ccp_ray.errors import CcpError, StoreError, UsageError, carry, raise_carried
+from ccp_ray.collectives import gather_objects, on_first
+from ccp_ray.errors import CcpError, DamagedError, StoreError, UsageError, carry, raise_carried
 from ccp_ray.ledger import Entry, FileRecord, Ledger, check_file
 from ccp_ray.progress import say
 from ccp_ray.storage import LocalStore, Store, open_store
@@ -37,15 +37,11 @@ _STATE, _PROGRESS = "state.safetensors", "progress.json"
 
 
 class Restored(NamedTuple):
-    """Where to go on: the step to do next, banks and statistics, and what the loop saved as `progress`."""
+    """Where to go on: the step to do next, the `state` and the `progress` that were saved."""
 
     step: int
     state: dict[str, torch.Tensor]
     progress: dict[str, Any]
-
-
-class _DamagedError(Exception):
-    """A file of a checkpoint is missing or altered."""
 
 
 class Checkpoints:
@@ -63,9 +59,10 @@ class Checkpoints:
         self._last: int | None = None
 
     def save(self, engine: Any, step: int, state: Mapping[str, torch.Tensor], progress: Mapping[str, Any]) -> None:
-        """Copy the state after `step` steps and begin its upload. Collective; first settles the save before.
+        """Copy the engine's state after `step` steps and begin the upload. Collective; first settles the save before.
 
-        Raises StoreError on all ranks if that one failed on any.
+        state: on rank 0, tensors on the CPU that nobody changes any more. Raises StoreError on all ranks if the save
+        before failed on any.
         """
         self.settle()
         if step == self._last:
@@ -74,7 +71,7 @@ class Checkpoints:
         own = f"{facts['layout']}-"
         files: dict[str, Content] = {f"{own}rank-{dist.get_rank()}.safetensors": pieces}
         if dist.get_rank() == 0:
-            files[own + _STATE] = {name: one.detach().to("cpu", copy=True).contiguous() for name, one in state.items()}
+            files[own + _STATE] = state
             files[own + _PROGRESS] = json.dumps({"engine": facts, "run": progress}).encode()
         self._upload.start(f"{_FOLDER}/{_name(step)}/", files)
         self._saving, self._last = (step, facts["layout"]), step
@@ -98,78 +95,77 @@ class Checkpoints:
         for rank, (_, problem) in enumerate(gathered):
             if problem:
                 raise StoreError(f"checkpoint of step {step}: upload from worker {rank} failed: {problem}")
-        failed = [""]
-        if dist.get_rank() == 0:
-            files = [FileRecord(**record) for records, _ in gathered for record in records]
-            try:
-                self.ledger.commit(_name(step), Entry(files=files, info={"step": step, "layout": layout}))
-                self._prune()
-            except CcpError as error:
-                failed = [carry(error)]
-        dist.broadcast_object_list(failed, src=0)
-        raise_carried(failed[0])
+        files = [FileRecord(**record) for records, _ in gathered for record in records]
+        on_first(lambda: self._commit(_name(step), Entry(files=files, info={"step": step, "layout": layout})))
 
     def restore(self, engine: Any) -> Restored | None:
         """Load the newest checkpoint whose files are all there and unaltered; None where there is none. Collective.
 
-        Raises UsageError where it is of another encoder.
+        Says which it passes over. Raises UsageError where it is of another encoder, DamagedError where none is sound.
         """
+        damaged: list[str] = []
         with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
-            while (found := self._newest()) is not None:
-                name, entry = found
-                problem, files = self._fetch(entry, engine, Path(scratch))
+            for name in on_first(lambda: sorted(self.ledger.committed(), reverse=True)):
+                files, problem = self._fetch(name, engine, Path(scratch))
                 if not problem:
-                    return self._load(engine, int(entry.info["step"]), files)
+                    restored = self._load(engine, name, files)
+                    on_first(lambda: self._clean(damaged))
+                    return restored
+                damaged.append(name)
                 if dist.get_rank() == 0:
                     self.tell(f"checkpoint {name} is damaged ({problem}); falling back to the one before")
-                    self.ledger.retract(name)  # else its entry would stand when this run commits that step again
-                dist.barrier()
+        if damaged:
+            raise DamagedError(
+                f"{self.store.uri(_FOLDER)}: none of {len(damaged)} checkpoints is sound; bring their files back, or "
+                f"delete _ledger/checkpoints beside this folder to train from the beginning"
+            )
+        on_first(lambda: self._clean([]))
         return None
 
-    def _newest(self) -> tuple[str, Entry] | None:
-        """The newest committed checkpoint, as rank 0 sees it; leftovers of saves that were cut off are deleted."""
-        chosen: list[Any] = [None]
-        if dist.get_rank() == 0:
-            entries = self.ledger.entries()
-            committed = {record.path for entry in entries.values() for record in entry.files}
-            for info in list(self.store.list(f"{_FOLDER}/")):
-                if info.key not in committed:
-                    self.store.delete(info.key)
-            if entries:
-                name = max(entries)
-                chosen = [(name, entries[name].model_dump())]
-        dist.broadcast_object_list(chosen, src=0)
-        return None if chosen[0] is None else (chosen[0][0], Entry.model_validate(chosen[0][1]))
-
-    def _fetch(self, entry: Entry, engine: Any, scratch: Path) -> tuple[str, dict[str, Path]]:
-        """This rank's files by name, each hashed; or the first problem that any rank found."""
-        own = f"rank-{dist.get_rank()}.safetensors"
-        others = not optimizer_state.own_file_suffices(engine, entry.info["layout"])
+    def _fetch(self, name: str, engine: Any, scratch: Path) -> tuple[dict[str, Path], str]:
+        """This rank's files by name, each hashed; and the first problem that any rank found, or ""."""
         files: dict[str, Path] = {}
         problem = failure = ""
         try:
-            for record in entry.files:
-                name = record.path.rpartition("/")[2].removeprefix(f"{entry.info['layout']}-")
-                if others or name == own or not name.startswith("rank-"):
-                    files[name] = _sound_copy(self.store, record, scratch)
-        except _DamagedError as error:
+            entry = self.ledger.read(name)
+            for short, record in self._needed(entry, engine).items():
+                files[short] = _sound_copy(self.store, record, scratch)
+        except DamagedError as error:
             problem = str(error)
         except CcpError as error:
             failure = carry(error)
         gathered = gather_objects((problem, failure))
         for _, text in gathered:
             raise_carried(text)
-        return next((text for text, _ in gathered if text), ""), files
+        return files, next((text for text, _ in gathered if text), "")
 
-    def _load(self, engine: Any, step: int, files: Mapping[str, Path]) -> Restored:
+    def _needed(self, entry: Entry, engine: Any) -> dict[str, FileRecord]:
+        """The files that this rank reads, by their names without the layout."""
+        layout = entry.info["layout"]
+        named = {record.path.rpartition("/")[2].removeprefix(f"{layout}-"): record for record in entry.files}
+        if not optimizer_state.own_file_suffices(engine, layout):
+            return named
+        own = f"rank-{dist.get_rank()}.safetensors"
+        return {name: record for name, record in named.items() if name == own or not name.startswith("rank-")}
+
+    def _load(self, engine: Any, name: str, files: Mapping[str, Path]) -> Restored:
         progress = json.loads(files[_PROGRESS].read_text())
-        pieces = [path for name, path in sorted(files.items()) if name.startswith("rank-")]
+        pieces = [path for short, path in sorted(files.items()) if short.startswith("rank-")]
         try:
             optimizer_state.restore(engine, progress["engine"], pieces)
         except UsageError as error:
-            raise UsageError(f"{self.store.uri(f'{_FOLDER}/{_name(step)}')}: {error}") from None
-        self._last = step
-        return Restored(step, load_file(files[_STATE]), progress["run"])
+            raise UsageError(f"{self.store.uri(f'{_FOLDER}/{name}')}: {error}") from None
+        self._last = _step(name)
+        return Restored(self._last, load_file(files[_STATE]), progress["run"])
+
+    def _clean(self, damaged: Sequence[str]) -> None:
+        """Delete what saves that were cut off left, and damaged checkpoints: their steps are to be committed again."""
+        for name in damaged:
+            self.ledger.retract(name)
+        committed = {record.path for entry in self.ledger.entries().values() for record in entry.files}
+        for info in list(self.store.list(f"{_FOLDER}/")):
+            if info.key not in committed:
+                self.store.delete(info.key)
 
     def _own_result(self) -> tuple[list[dict[str, Any]], str]:
         try:
@@ -177,8 +173,10 @@ class Checkpoints:
         except Exception as error:  # any error in the thread must reach all ranks, which wait for this one
             return [], f"{type(error).__name__}: {error}"
 
-    def _prune(self) -> None:
-        steps = {int(name.removeprefix("step-")): name for name in self.ledger.committed()}
+    def _commit(self, name: str, entry: Entry) -> None:
+        """Make the checkpoint exist, and drop those that are not to be kept."""
+        self.ledger.commit(name, entry)
+        steps = {_step(name): name for name in self.ledger.committed()}
         for step in steps.keys() - kept(sorted(steps), self.keep, self.keep_every):
             files = self.ledger.read(steps[step]).files
             self.ledger.retract(steps[step])  # first: a checkpoint must not claim files that are going
@@ -192,16 +190,20 @@ def kept(steps: Sequence[int], last: int, every: int | None) -> set[int]:
 
 
 def _sound_copy(store: Store, record: FileRecord, scratch: Path) -> Path:
-    """A local file with the object's bytes, hashed against its record. Raises _DamagedError, StoreError."""
+    """A local file with the object's bytes, hashed against its record. Raises DamagedError, StoreError."""
     try:
         path = store.local_path(record.path, scratch, record.sha256)
     except FileNotFoundError:
-        raise _DamagedError(f"{store.uri(record.path)}: missing") from None
+        raise DamagedError(f"{store.uri(record.path)}: missing") from None
     problem = check_file(LocalStore(path.parent), record.model_copy(update={"path": path.name}))
     if problem:
-        raise _DamagedError(problem)
+        raise DamagedError(problem)
     return path
 
 
 def _name(step: int) -> str:
     return f"step-{step:09d}"
+
+
+def _step(name: str) -> int:
+    return int(name.removeprefix("step-"))

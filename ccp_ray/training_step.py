@@ -21,7 +21,7 @@ from ccp_ray.collectives import gather_groups, gather_objects, mean_over_ranks
 from ccp_ray.contexts import ContextReader
 from ccp_ray.encoder import Encoder
 from ccp_ray.engine import learning_rates, set_learning_rates, start_engine
-from ccp_ray.errors import CcpError, TrainingError
+from ccp_ray.errors import TrainingError
 from ccp_ray.head import RunningStatistics, Statistics
 from ccp_ray.loss import ContrastiveOutput, bidirectional_info_nce
 from ccp_ray.mlm import masked_copy
@@ -93,11 +93,11 @@ class TrainingStep:
     def state(self) -> dict[str, torch.Tensor]:
         """What checkpoints keep besides the engine's own state: copies on the CPU, the same at any world size.
 
-        Collective; rank 0 gets it, the others an empty dictionary. Raises CcpError where ranks' banks disagree.
+        Collective; rank 0 gets it, the others an empty dictionary. Raises TrainingError where ranks' banks differ.
         """
         checksums = gather_objects(self.banks.checksum())
         if len(set(checksums)) > 1:
-            raise CcpError(
+            raise TrainingError(
                 f"the ranks' banks differ (checksums {', '.join(c[:8] for c in checksums)}); nothing was saved"
             )
         banks = self.banks.state() if self.rank == 0 or self.banks.shard.ranks > 1 else {}

@@ -76,8 +76,8 @@ def _break(run: Any, step: int, group: int) -> None:
         return batch(*arguments)
 
     def broken(*arguments: Any) -> Any:
-        output, ages = contrast(*arguments)
-        return (output._replace(loss=output.loss * float("nan")) if at == [(step, group)] else output), ages
+        output, term = contrast(*arguments)
+        return (output._replace(loss=output.loss * float("nan")) if at[0][:2] == (step, group) else output), term
 
     run.step._batch, run.step._contrast = noted, broken
 
