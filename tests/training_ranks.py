@@ -6,18 +6,16 @@ what it saw: metrics, gradients of every parameter, checksums and the state afte
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tiny_models
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from ranks import run_ranks
 
+from ccp_ray.checkpoints import Checkpoints
 from ccp_ray.config import build_config
 from ccp_ray.contexts import Pairs
 from ccp_ray.encoder import Encoder, new_model
@@ -94,20 +92,12 @@ def training_step(settings: PretrainConfig, rank: int, world: int) -> TrainingSt
 
 def train(world: int, scenarios: dict[str, Scenario], folder: Path) -> dict[str, list[Outcome]]:
     """The outcomes on every rank of `world` processes, by scenario."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.multiprocessing.spawn(_rank, (world, scenarios, folder), nprocs=world)
-    found = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+    found = run_ranks(world, _rank, scenarios, folder)
     return {name: [outcomes[name] for outcomes in found] for name in scenarios}
 
 
-def _rank(rank: int, world: int, scenarios: dict[str, Scenario], folder: Path) -> None:
-    os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed asks for it
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-    outcomes = {name: _run(scenario, rank, world, folder / name) for name, scenario in scenarios.items()}
-    torch.save(outcomes, folder / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+def _rank(rank: int, world: int, scenarios: dict[str, Scenario], folder: Path) -> dict[str, Outcome]:
+    return {name: _run(scenario, rank, world, folder / name) for name, scenario in scenarios.items()}
 
 
 def _run(scenario: Scenario, rank: int, world: int, folder: Path) -> Outcome:
@@ -128,14 +118,14 @@ def _run(scenario: Scenario, rank: int, world: int, folder: Path) -> Outcome:
 
 
 def _restarted(step: TrainingStep, settings: PretrainConfig, ranks: tuple[int, int], folder: Path) -> TrainingStep:
-    """A new one that goes on from what checkpoints keep: DeepSpeed's files, and rank 0's state as the store has it."""
-    step.engine.save_checkpoint(str(folder), tag="engine", save_latest=False)
-    if state := step.state():
-        save_file(state, folder / "state.safetensors")
-    dist.barrier()
+    """A new one that goes on from what checkpoints keep."""
+    checkpoints = Checkpoints(str(folder), keep=1)
+    checkpoints.save(step.engine, 1, step.state(), {})
+    checkpoints.settle()
     fresh = training_step(settings, *ranks)
-    fresh.engine.load_checkpoint(str(folder), tag="engine")
-    fresh.load(load_file(folder / "state.safetensors"))
+    restored = checkpoints.restore(fresh.engine)
+    assert restored is not None
+    fresh.load(restored.state)
     return fresh
 
 
