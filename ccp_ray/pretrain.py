@@ -140,7 +140,7 @@ class Pretraining:
         if self.rank == 0:
             report(self.rows[-1])
         if problems and self.config.monitor.action == "stop":
-            raise TrainingError(f"{'; '.join(problems)} (with monitor.action=warn, another --output trains on)")
+            raise TrainingError(f"{'; '.join(problems)} (run again with monitor.action=warn to train on)")
 
     def _check_weights(self, step: int) -> None:
         """The loss is computed before the update: only this keeps broken weights out of a checkpoint."""

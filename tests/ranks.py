@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["deepspeed", "transformers", "ccp_ray.pretrain"])
+_CONTEXT.set_forkserver_preload(
+    ["deepspeed", "transformers.models.xlm_roberta.modeling_xlm_roberta", "ccp_ray.encoder", "ccp_ray.pretrain"]
+)
 _GIVE_UP_S = 240.0
 
 
@@ -77,7 +79,7 @@ def run_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list
     return Ranks(world, function, *arguments).results()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float = 240.0) -> bool:
     """Whether the condition came true in time."""
     give_up = time.monotonic() + seconds
     while not condition() and time.monotonic() < give_up:

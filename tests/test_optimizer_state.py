@@ -14,8 +14,9 @@ import training_ranks
 from ranks import run_ranks
 from safetensors.torch import save_file
 
+from ccp_ray.engine_state import MASTER, MOMENTS, Piece
 from ccp_ray.errors import DataError, UsageError
-from ccp_ray.optimizer_state import MASTER, MOMENTS, Piece, SavedPieces, check_shapes, restore, snapshot
+from ccp_ray.optimizer_state import SavedPieces, check_shapes, restore, snapshot
 from ccp_ray.training_step import TrainingStep
 
 pytestmark = pytest.mark.timeout(400)
@@ -111,18 +112,18 @@ def gathered(snapshots: Sequence[tuple[dict[str, torch.Tensor], dict[str, Any]]]
     return snapshots[0][1], [tensors for tensors, _ in snapshots]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_restored_run_repeats_the_undisturbed_one_bit_for_bit(tmp_path: Path, precision: str) -> None:
-    undisturbed = run_ranks(2, _train_and_save, STAGES, precision, (3, 3))
+def test_in_bf16_a_restored_run_repeats_the_undisturbed_one_bit_for_bit(tmp_path: Path) -> None:
+    """With fp32 master weights; tests/test_resume.py has fp32."""
+    undisturbed = run_ranks(2, _train_and_save, STAGES, "bf16", (2, 2))
     saved = {}
     for stage in STAGES:
         middle = gathered([rank[stage][1] for rank in undisturbed])
         saved[stage] = (middle[0], write(tmp_path / str(stage), middle))
-    resumed = run_ranks(2, _go_on, STAGES, precision, saved, 3, 3)
+    resumed = run_ranks(2, _go_on, STAGES, "bf16", saved, 2, 2)
     for stage in STAGES:
         losses = undisturbed[0][stage][0]
-        assert losses[3:] == resumed[0][stage][0], stage
-        assert len(set(losses)) == 6  # it learns, so the losses do not agree by standing still
+        assert losses[2:] == resumed[0][stage][0], stage
+        assert len(set(losses)) == 4  # it learns, so the losses do not agree by standing still
         ends = gathered([rank[stage][2] for rank in undisturbed]), gathered([rank[stage][1] for rank in resumed])
         assert_same_bits(*ends)
         for one, other in zip(undisturbed, resumed, strict=True):
@@ -141,27 +142,6 @@ def test_a_walk_through_world_sizes_and_every_pair_of_stages_changes_no_bit(tmp_
         for number in range(len(stages)):
             saved = gathered([rank[number] for rank in walked])
             assert_same_bits(original, saved)
-
-
-def test_training_goes_on_at_another_world_size_and_stage_as_before(tmp_path: Path) -> None:
-    """W=2, then 4 under another stage, then 2 again: losses and weights within 1e-4 of W=2 throughout."""
-    undisturbed = run_ranks(2, _train_and_save, STAGES, "fp32", (2, 4))
-    saved = {stage: gathered([rank[stage][1] for rank in undisturbed]) for stage in STAGES}
-    losses: dict[int, list[float]] = {stage: [] for stage in STAGES}
-    for world, shift, first in ((4, 1, 2), (2, 0, 4)):
-        begin = {}
-        for stage in STAGES:
-            begin[(stage + shift) % 4] = (saved[stage][0], write(tmp_path / f"{world}-{stage}", saved[stage]))
-        results = run_ranks(world, _go_on, STAGES, "fp32", begin, first, 2)
-        for stage in STAGES:
-            losses[stage] += results[0][(stage + shift) % 4][0]
-            saved[stage] = gathered([rank[(stage + shift) % 4][1] for rank in results])
-    for stage in STAGES:
-        assert losses[stage] == pytest.approx(undisturbed[0][stage][0][2:], rel=1e-4)
-        changed = whole(saved[stage])
-        for (name, key), values in whole(gathered([rank[stage][2] for rank in undisturbed])).items():
-            if key == MASTER:
-                torch.testing.assert_close(changed[name, key], values, rtol=1e-4, atol=1e-4)
 
 
 def test_another_encoder_is_named_with_its_first_difference() -> None:
