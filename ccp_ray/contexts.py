@@ -42,12 +42,9 @@ class _Shard:
     def tokens_of(self, sentence: int) -> NDArray[np.int64]:
         return np.asarray(self.tokens[self.sentences[sentence] : self.sentences[sentence + 1]], dtype=np.int64)
 
-    def document_of(self, sentence: int) -> int:
-        return int(np.searchsorted(self.documents, sentence, side="right")) - 1
-
     def context_of(self, sentence: int, draw: float, radius: int) -> int:
         """A sentence of the same document, at most `radius` away; draw in [0, 1)."""
-        document = self.document_of(sentence)
+        document = int(np.searchsorted(self.documents, sentence, side="right")) - 1
         low = max(int(self.documents[document]), sentence - radius)
         high = min(int(self.documents[document + 1]) - 1, sentence + radius)
         context = low + int(draw * (high - low))
@@ -75,6 +72,13 @@ class ContextReader:
         """Training sentences by language."""
         return {lang: int(ends[-1]) if len(ends) else 0 for lang, ends in self._ends.items()}
 
+    def document(self, lang: str, index: int) -> str:
+        """`SHARD/NUMBER` of the document that sentence `index` is of: token shard below tokens/LANG, number in it."""
+        number = int(np.searchsorted(self._ends[lang], index, side="right"))
+        start = int(self._ends[lang][number - 1]) if number else 0
+        shard = self._shards[lang][number]
+        return f"{shard.name}/{int(np.searchsorted(shard.documents, index - start, side='right')) - 1}"
+
     def pairs(self, lang: str, indices: NDArray[np.int64], radius: int, *seed: object) -> Pairs:
         """A context pair for each centre in `indices` [P]; `seed` names the draw."""
         draws = random_generator(0, "context", *seed).random(len(indices))
@@ -101,11 +105,6 @@ class ContextReader:
     def sentences(self, lang: str, indices: NDArray[np.int64]) -> list[Tokens]:
         """The sentences with these numbers."""
         return [self._input(*self._find(lang, int(index))) for index in indices]
-
-    def document(self, lang: str, index: int) -> str:
-        """`SHARD/NUMBER` of the document that sentence `index` is of: token shard below tokens/LANG, number in it."""
-        shard, sentence = self._find(lang, index)
-        return f"{shard.name}/{shard.document_of(sentence)}"
 
     def _find(self, lang: str, index: int) -> tuple[_Shard, int]:
         number = int(np.searchsorted(self._ends[lang], index, side="right"))

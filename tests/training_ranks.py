@@ -6,14 +6,16 @@ what it saw: metrics, gradients of every parameter, checksums and the state afte
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tiny_models
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 from numpy.typing import NDArray
-from ranks import run_ranks
 
 from ccp_ray.checkpoints import Checkpoints
 from ccp_ray.config import build_config
@@ -92,12 +94,20 @@ def training_step(settings: PretrainConfig, rank: int, world: int) -> TrainingSt
 
 def train(world: int, scenarios: dict[str, Scenario], folder: Path) -> dict[str, list[Outcome]]:
     """The outcomes on every rank of `world` processes, by scenario."""
-    found = run_ranks(world, _rank, scenarios, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.multiprocessing.spawn(_rank, (world, scenarios, folder), nprocs=world)
+    found = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
     return {name: [outcomes[name] for outcomes in found] for name in scenarios}
 
 
-def _rank(rank: int, world: int, scenarios: dict[str, Scenario], folder: Path) -> dict[str, Outcome]:
-    return {name: _run(scenario, rank, world, folder / name) for name, scenario in scenarios.items()}
+def _rank(rank: int, world: int, scenarios: dict[str, Scenario], folder: Path) -> None:
+    os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed asks for it
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    outcomes = {name: _run(scenario, rank, world, folder / name) for name, scenario in scenarios.items()}
+    torch.save(outcomes, folder / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def _run(scenario: Scenario, rank: int, world: int, folder: Path) -> Outcome:
