@@ -39,7 +39,7 @@ class Cluster:
         command = [sys.executable, "-m", f"jobs.{verb}", *map(str, arguments), *chosen, "--address", self.address]
         environment = {**self.environment, **changes}
         return subprocess.run(
-            [*command, "--json"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False
+            [*command, "--json"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False
         )
 
 
@@ -116,6 +116,7 @@ def test_a_wrong_token_is_one_clear_line(cluster: Cluster, tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.timeout(900)
 def test_elastic_workers_go_on_without_a_node_that_died(cluster: Cluster, small_run, tmp_path: Path):
     """Three workers, one of them on a node that is killed: two go on from the last checkpoint."""
     config, output = tmp_path / "config.json", tmp_path / "encoder"
