@@ -41,11 +41,11 @@ def plan_pretrain(corpus: str, config: PretrainConfig) -> Plan:
 
 
 def planned_workers(config: PretrainConfig) -> tuple[int, bool]:
-    """(workers, whether each has a GPU) as the configuration says, else as a run on this machine would have them."""
+    """(workers, whether each has a GPU) as configured, else as a run on this machine has them; of bounds the lower."""
     import torch
 
-    cpus, gpus = machine_cpus(), torch.cuda.device_count()
-    return pretrain_job.plan_workers(config, cpus, gpus)
+    workers, gpu = pretrain_job.plan_workers(config, machine_cpus(), torch.cuda.device_count())
+    return (workers if isinstance(workers, int) else workers[0]), gpu
 
 
 if __name__ == "__main__":
