@@ -3,8 +3,7 @@
 The learning rate is a function of the step, set before each step: no scheduler state to save.
 
 The optimiser is torch's AdamW under every ZeRO stage and precision, with offload too. On CPUs its fused form steps 22 M
-parameters in 0.053 s on one core; torch's default takes 0.403 s, DeepSpeed's own CPU Adam 0.056 s, after a compilation
-that needs a C++ compiler.
+parameters in 0.018 s of one core, its default in 0.18 s; DeepSpeed's own CPU Adam would need a C++ compiler.
 """
 
 from __future__ import annotations
