@@ -29,7 +29,7 @@ format: setup ## ruff: apply fixes and formatting
 types: setup ## mypy, strict
 	@$(BIN)/mypy
 
-bench: setup ## stage by stage speed and memory; JSON results by machine
+bench: setup ## speed and memory of each stage, a training step beside others; JSON by machine
 	@$(BIN)/python -m jobs.bench $(ARGS)
 
 lock: setup ## renew constraints.txt; ARGS=--upgrade to move the pins

@@ -58,9 +58,9 @@ def bench(
         with native_noise_aside(), ray_session():
             if only != Part.training:
                 measured = [_round(recipe, number + 1, rounds) for number in range(rounds)]
-                report |= {"rounds": rounds, "medians": _medians(measured), "measured": measured}
+                report |= {"date": _today(), "rounds": rounds, "medians": _medians(measured), "measured": measured}
             if only != Part.stages:
-                report["training"] = training_bench(documents or [], _TRAINING_ROUNDS)
+                report["training"] = {"date": _today(), **training_bench(documents or [], _TRAINING_ROUNDS)}
     file = keep(report, Path(results))
     if as_json:
         print_json({"file": str(file)} | {name: report[name] for name in ("medians", "training") if name in report})
@@ -81,9 +81,12 @@ def keep(report: dict[str, Any], folder: Path) -> Path:
     file = folder / f"{name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     before = json.loads(file.read_text()) if file.exists() else {}
-    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    file.write_text(json.dumps(before | {"machine": hardware, "date": today} | report, indent=1) + "\n")
+    file.write_text(json.dumps(before | {"machine": hardware} | report, indent=1) + "\n")
     return file
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
 
 
 def table(medians: dict[str, dict[str, float | None]]) -> str:

@@ -51,7 +51,8 @@ def training_bench(documents: list[str], rounds: int) -> dict[str, Any]:
         # A process of its own: one thread, and a process group of one.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             measured = pool.submit(compare, corpus.uri, rounds, folder).result()
-    return {"text": documents or "generated", **measured, "bank_bytes": bank_bytes()}
+    load = os.getloadavg()[1]  # of five minutes: how far to trust times on the clock
+    return {"text": documents or "generated", "load": load, **measured, "bank_bytes": bank_bytes()}
 
 
 def generated_documents(folder: Path) -> str:
