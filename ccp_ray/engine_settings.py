@@ -1,8 +1,8 @@
 """DeepSpeed's configuration, generated from ours.
 
 A group is DeepSpeed's micro-batch and a rank's groups are its accumulation steps, so its gradient is the mean over
-all groups of all ranks, at any world size. Gradients of the groups are summed in fp32 (DeepSpeed's default is the
-precision of the weights); ZeRO 0 in 16 bits cannot do that and sums in 16.
+all groups of all ranks, at any world size. A rank sums its groups' gradients in fp32 (DeepSpeed's default is the
+precision of the weights; ZeRO 0 in 16 bits cannot do otherwise); between ranks they travel in the model's precision.
 """
 
 from __future__ import annotations
