@@ -8,6 +8,7 @@ from jobs.command import main as run_verbs
 from jobs.doctor import doctor_command
 from jobs.embed import embed
 from jobs.evaluate import evaluate
+from jobs.export import export
 from jobs.fetch_data import fetch_data
 from jobs.generate import generate
 from jobs.index import index
@@ -20,7 +21,7 @@ from jobs.verify import verify
 
 VERBS = (
     *(pipeline_command, generate, prepare, pretrain, embed, calibrate, index, search, evaluate),
-    *(status, verify, doctor_command, fetch_data, bench),
+    *(status, verify, export, doctor_command, fetch_data, bench),
 )
 
 
