@@ -24,6 +24,14 @@ class DataError(CcpError):
     """Input that cannot be used: unreadable, empty, or with too many bad rows."""
 
 
+class TrainingError(CcpError):
+    """Training went wrong at a step: a loss, weight or vector that is not finite, or what the monitor stops at.
+
+    All ranks raise it at the same step, and the same run breaks down there again. For an ablation that is a result,
+    where any other error is a failed run.
+    """
+
+
 class StoreError(CcpError):
     """The store refused, lost or altered something."""
 
@@ -42,6 +50,6 @@ def raise_carried(text: str) -> None:
     if text:
         kind, _, message = text.partition(":")
         known: dict[str, type[CcpError]] = {
-            c.__name__: c for c in (CcpError, UsageError, DataError, StoreError, DriftError)
+            c.__name__: c for c in (CcpError, UsageError, DataError, TrainingError, StoreError, DriftError)
         }
         raise known.get(kind, CcpError)(message)

@@ -18,7 +18,7 @@ from ccp_ray.checkpoints import Checkpoints
 from ccp_ray.contexts import ContextReader
 from ccp_ray.corpus import Corpus
 from ccp_ray.encoder import Encoder
-from ccp_ray.errors import CcpError
+from ccp_ray.errors import TrainingError
 from ccp_ray.hardware import device
 from ccp_ray.monitor import Monitor
 from ccp_ray.pretrain_config import PretrainConfig
@@ -96,7 +96,7 @@ class Pretraining:
         if self.rank == 0:
             report(self.rows[-1])
         if problems and self.config.monitor.action == "stop":
-            raise CcpError(f"{'; '.join(problems)} (run again with monitor.action=warn to train on)")
+            raise TrainingError(f"{'; '.join(problems)} (run again with monitor.action=warn to train on)")
 
     def _check_weights(self, step: int) -> None:
         """The loss is computed before the update: only this keeps broken weights out of a checkpoint."""
@@ -105,7 +105,9 @@ class Pretraining:
         broken = torch.tensor(float(any(not bool(p.isfinite().all()) for p in parameters)), device=self.device)
         dist.all_reduce(broken)
         if broken > 0:
-            raise CcpError(f"weights are not finite after step {step}; lower optimizer.lr and choose another --output")
+            raise TrainingError(
+                f"weights are not finite after step {step}; lower optimizer.lr and choose another --output"
+            )
 
     def _restore(self) -> int:
         restored = self.checkpoints.restore(self.engine)

@@ -20,7 +20,7 @@ from ccp_ray.collectives import gather_groups, gather_objects, mean_over_ranks
 from ccp_ray.contexts import ContextReader
 from ccp_ray.encoder import Encoder
 from ccp_ray.engine import learning_rates, set_learning_rates, start_engine
-from ccp_ray.errors import CcpError
+from ccp_ray.errors import CcpError, TrainingError
 from ccp_ray.head import RunningStatistics, Statistics
 from ccp_ray.loss import ContrastiveOutput, bidirectional_info_nce
 from ccp_ray.mlm import masked_copy
@@ -70,14 +70,17 @@ class TrainingStep:
             self.keys.place(where, next(self.engine.module.parameters()).dtype)
 
     def run(self, step: int) -> dict[str, float]:
-        """Do the step; means over all groups of all ranks by metric name. Raises CcpError for a loss not finite."""
+        """Do the step; means over all groups of all ranks by metric name.
+
+        Raises TrainingError for a loss that is not finite.
+        """
         config = self.config
         set_learning_rates(self.engine, rates := learning_rates(config.optimizer, config.steps, step))
         result = self._groups(step)
         self._remember(step, result)
         means = mean_over_ranks(result.metrics)
         if not math.isfinite(means["loss"]):
-            raise CcpError(
+            raise TrainingError(
                 f"the loss is {means['loss']} at step {step}; lower optimizer.lr and choose another --output"
             )
         return means | {"lr": rates["encoder"], "bank_fill": self.banks.fill() if config.bank.size else 0.0}
