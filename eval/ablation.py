@@ -1,14 +1,16 @@
 """An ablation's numbers: trials in, a table with mean and deviation over seeds and judged claims out.
 
 A *trial* is one variant trained with one seed at one scale. A *claim* says of which two sides the first is higher, by
-which measures; its verdict is computed from the trials (`eval.paired`), never written down. A trial that broke down in
-training has no scores: it counts with the accuracy of guessing, so that a variant is not the better for failing.
+which measures; its verdict is computed from the trials (`eval.paired`), never written down. A claim that is not
+confirmed at one scale is tried at the next (`unconfirmed_claims`); only one that shows at none of two or more is called
+unconfirmed. A trial that broke down in training has no scores: it counts with the accuracy of guessing, so that a
+variant is not the better for failing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
@@ -90,6 +92,12 @@ class AblationData(StrictModel):
         return judge(self.claims, self.trials, list(self.scales))
 
 
+def tried(trials: Sequence[Trial], scale: str, variants: Iterable[str]) -> list[str]:
+    """The variants that were run at a scale, in the order given."""
+    have = {trial.variant for trial in trials if trial.scale == scale}
+    return [name for name in variants if name in have]
+
+
 def seed_values(trials: Sequence[Trial], scale: str, variant: str, measure: str) -> dict[int, float]:
     """The measure by seed, of the trials that have it."""
     chosen = [trial for trial in trials if (trial.scale, trial.variant) == (scale, variant)]
@@ -111,10 +119,13 @@ def difference(
 
 
 def judge(claims: Sequence[Claim], trials: Sequence[Trial], scales: Sequence[str]) -> list[Finding]:
-    """Every claim at every scale by every measure of its own."""
+    """Every claim by every measure of its own, at every scale where both of its sides were tried."""
     findings = []
     for claim in claims:
+        sides = {claim.higher, claim.lower}
         for scale in scales:
+            if len(tried(trials, scale, sides)) < len(sides):
+                continue
             for measure in claim.measures:
                 lower = (claim.lower, claim.lower_measure or measure)
                 found = difference(trials, scale, (claim.higher, measure), lower)
@@ -124,7 +135,16 @@ def judge(claims: Sequence[Claim], trials: Sequence[Trial], scales: Sequence[str
 
 def claim_verdict(claim: Claim, findings: Sequence[Finding]) -> str:
     """One word for a claim over all scales and measures."""
-    return overall([found.verdict for found in findings if found.claim == claim])
+    own = [found for found in findings if found.claim == claim]
+    word = overall([found.verdict for found in own])
+    silent = {found.scale for found in own if found.verdict == "not shown"}
+    return "unconfirmed" if word == "not shown" and len(silent) > 1 else word
+
+
+def unconfirmed_claims(claims: Sequence[Claim], trials: Sequence[Trial], scales: Sequence[str]) -> list[Claim]:
+    """Those that another scale has to decide: all but the confirmed ones."""
+    findings = judge(claims, trials, scales)
+    return [claim for claim in claims if claim_verdict(claim, findings) != "confirmed"]
 
 
 def problems_over_seeds(trials: Sequence[Trial], scale: str, variant: str) -> dict[str, tuple[int, int]]:

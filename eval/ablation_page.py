@@ -15,7 +15,7 @@ from ccp_ray.ledger import FileRecord, put_bytes
 from ccp_ray.storage import Store
 from eval import ablation_tables as tables
 from eval import plots
-from eval.ablation import AblationData, difference
+from eval.ablation import AblationData, difference, tried
 from eval.ablation_measures import CURVES
 from eval.page import Figure, Key, curve_figure, render_page
 from eval.paired import ERRORS, verdict
@@ -117,7 +117,7 @@ def _scale(data: AblationData, name: str, about: str) -> ScaleView:
         health=tables.health(data, name),
         named=tables.named(data, name),
         effects=[figure for measure in _EFFECTS for figure in _effects(data, name, measure)],
-        families=[_family(data, name, family) for family in _families(data)],
+        families=[_family(data, name, family) for family in _families(data, name)],
         each_seed=tables.each_seed(data, name),
     )
 
@@ -138,8 +138,10 @@ def _effects(data: AblationData, scale: str, measure: str) -> list[Figure]:
     return [Figure(title, note, plots.interval_chart(title, rows, "points"), [])]
 
 
-def _families(data: AblationData) -> list[str]:
-    return list(dict.fromkeys(note.family for note in data.variants.values() if note.family))
+def _families(data: AblationData, scale: str) -> list[str]:
+    """Those of which a variant was tried at this scale."""
+    families = [data.variants[name].family for name in tried(data.trials, scale, data.variants)]
+    return list(dict.fromkeys(family for family in families if family))
 
 
 def _family(data: AblationData, scale: str, family: str) -> Family:

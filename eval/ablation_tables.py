@@ -6,9 +6,10 @@ A cell over seeds is "mean ± standard deviation"; shares are in %, their differ
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from eval.ablation import AblationData, Finding, claim_verdict, over_seeds, problems_over_seeds
+from eval.ablation import AblationData, Finding, claim_verdict, over_seeds, problems_over_seeds, tried
 from eval.paired import ERRORS, Difference, Spread, overall, two_sided_p
 from eval.plot_scales import MINUS
 from eval.report_tables import MISSING, Cell, Table
@@ -37,7 +38,7 @@ def result_sentence(data: AblationData) -> str:
     """The verdicts counted; empty without claims."""
     findings = data.findings()
     counts = Counter(claim_verdict(claim, findings) for claim in data.claims)
-    words = ("confirmed", "contradicted", "mixed", "not shown", "not measured")
+    words = ("confirmed", "contradicted", "mixed", "unconfirmed", "not shown", "not measured")
     parts = [f"{counts[word]} {word}" for word in words if counts[word]]
     what = f"{len(data.seeds)} seeds" + (f" and {len(data.scales)} scales" if len(data.scales) > 1 else "")
     return f"{len(data.claims)} claims over {what}: {', '.join(parts)}." if data.claims else ""
@@ -60,6 +61,13 @@ def reading_notes(data: AblationData) -> list[str]:
             "two standard errors (±), contradicted if it does so the other way, else not shown. Without any effect "
             f"the rule still speaks in {100 * chance:.0f} % of the cases at this number of seeds: about "
             f"{chance * len(judged):.0f} of the {len(judged)} judgements here. p is Student's, for one of them alone."
+        )
+    if len(data.scales) > 1:
+        notes.append(
+            f"All variants ran at the scale {next(iter(data.scales))}; at each further one only those of claims that "
+            "were not confirmed by then. In all, a claim counts as confirmed where it shows at one scale and by one "
+            "measure and nothing contradicts it, as unconfirmed where it was tried at two scales or more and showed at "
+            "none."
         )
     if any(trial.died for trial in data.trials):
         notes.append("A run that broke down in training (died) counts with the accuracy of guessing.")
@@ -95,10 +103,14 @@ def claims(data: AblationData) -> Table:
     rows = []
     for number, claim in enumerate(data.claims, 1):
         own = [found for found in findings if found.claim == claim]
-        by_scale = [overall([found.verdict for found in own if found.scale == scale]) for scale in data.scales]
-        verdicts = map(Cell, [*by_scale, claim_verdict(claim, findings)])
+        verdicts = map(Cell, [*(_at_scale(own, scale) for scale in data.scales), claim_verdict(claim, findings)])
         rows.append([Cell(f"{number}. {claim.text}"), Cell(claim.source), *verdicts])
     return Table(["claim", "of", *data.scales, "in all"], rows, texts=3 + len(data.scales))
+
+
+def _at_scale(findings: Sequence[Finding], scale: str) -> str:
+    own = [found.verdict for found in findings if found.scale == scale]
+    return overall(own) if own else MISSING
 
 
 def judgements(data: AblationData) -> Table:
@@ -130,7 +142,7 @@ def summary(data: AblationData) -> dict[str, Any]:
     """{scale: {variant: {measure: {mean, deviation, n}}}} of all measures, plain JSON."""
     out: dict[str, Any] = {}
     for scale in data.scales:
-        for variant in data.variants:
+        for variant in tried(data.trials, scale, data.variants):
             own = [t.measures for t in data.trials if (t.scale, t.variant) == (scale, variant)]
             names = sorted({name for measures in own for name in measures})
             found = {name: over_seeds(data.trials, scale, variant, name) for name in names}
@@ -144,9 +156,10 @@ def is_share(measure: str) -> bool:
 
 
 def _by_variant(data: AblationData, scale: str, measures: dict[str, str]) -> Table:
-    """A row a variant; measures that no variant has are left out."""
+    """A row a variant that was tried; measures that no variant has are left out."""
     found = {
-        variant: {name: over_seeds(data.trials, scale, variant, name) for name in measures} for variant in data.variants
+        variant: {name: over_seeds(data.trials, scale, variant, name) for name in measures}
+        for variant in tried(data.trials, scale, data.variants)
     }
     shown = [name for name in measures if any(values[name] for values in found.values())]
     rows = [

@@ -66,7 +66,7 @@ def ablate(
 
 
 def plan_ablation(config: AblationConfig) -> Plan:
-    """Runs, steps, time and memory of everything that is asked for, as if nothing were finished."""
+    """Runs, steps, time and memory of all that is asked for, as if nothing were finished and no claim confirmed."""
     plans = list(plan_trials(config))
     at_once = runs_at_once(config, plans, machine_cpus(), 0)
     trained = [plan for plan in plans if plan.variant != UNTRAINED]

@@ -7,7 +7,7 @@ run starts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, model_validator
@@ -49,7 +49,7 @@ class AblationConfig(StrictModel):
     title: str
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
     scales: dict[Name, ScaleConfig] = Field(min_length=1)
-    chosen_scales: list[str] = Field(min_length=1, description="those to run")
+    chosen_scales: list[str] = Field(min_length=1, description="the later ones try what is not confirmed by then")
     variants: dict[Name, Variant] = Field(min_length=1, description="the others are compared with the first")
     chosen_variants: list[str] | None = Field(default=None, min_length=1, description="those to run; None: all")
     split: TranslatedSplit = Field(default="test", description="dev: to choose settings by; test: to report")
@@ -88,6 +88,12 @@ class AblationConfig(StrictModel):
         """The claims whose variants run."""
         return [claim for claim in self.claims if {claim.higher, claim.lower} <= set(self.chosen())]
 
+    def needed(self, claims: Sequence[Claim]) -> list[str]:
+        """The chosen variants that these claims are about, and what all are compared with."""
+        sides = {side for claim in claims for side in (claim.higher, claim.lower)}
+        reference = {self.chosen()[0], UNTRAINED}
+        return [name for name in self.chosen() if name in sides | reference]
+
 
 class TrialPlan(NamedTuple):
     """One run: its name, and its configuration with every change applied."""
@@ -122,11 +128,16 @@ class TrialPlan(NamedTuple):
 
 
 def plan_trials(config: AblationConfig) -> Iterator[TrialPlan]:
-    """Every run, seed by seed. Raises UsageError naming the scale or variant whose change does not fit."""
+    """Every run, if no claim were confirmed: all scales. Raises UsageError naming what does not fit together."""
     for scale in config.chosen_scales:
-        for seed in config.seeds:
-            for variant in config.chosen():
-                yield TrialPlan(scale, seed, variant, config.split, trial_config(config, scale, variant, seed))
+        yield from plan_scale(config, scale, config.chosen())
+
+
+def plan_scale(config: AblationConfig, scale: str, variants: Sequence[str]) -> Iterator[TrialPlan]:
+    """A scale's runs, seed by seed. Raises UsageError naming the scale or variant whose change does not fit."""
+    for seed in config.seeds:
+        for variant in variants:
+            yield TrialPlan(scale, seed, variant, config.split, trial_config(config, scale, variant, seed))
 
 
 def trial_config(config: AblationConfig, scale: str, variant: str, seed: int) -> PipelineConfig:

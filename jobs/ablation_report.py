@@ -68,7 +68,7 @@ def _data(config: AblationConfig, trials: Sequence[Trial], provenance: Mapping[s
         split=config.split,
         sentences=max(plan.sentences for plan in plan_trials(config)),
         seeds=config.seeds,
-        scales={name: config.scales[name].about for name in config.chosen_scales},
+        scales={name: config.scales[name].about for name in dict.fromkeys(trial.scale for trial in trials)},
         variants=notes,
         claims=config.judged(),
         trials=list(trials),

@@ -4,6 +4,8 @@ Corpora come first, one a seed. Then each trial is a Ray task that starts its ow
 once as the cluster has CPUs for: a small encoder gains less from a second worker than from a second run beside it. A
 trial that fails leaves the others alone; what failed is told at the end. Finished trials are skipped, so an ablation
 that was stopped, or is asked for more seeds, variants or scales, makes only what is missing.
+
+All variants run at the first scale. At each further one run only those of the claims that are not confirmed by then.
 """
 
 from __future__ import annotations
@@ -11,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ccp_ray.artifact import Artifact, Output
+from ccp_ray.artifact import Artifact, Output, open_artifact
 from ccp_ray.errors import CcpError
 from ccp_ray.pretrain_job import plan_workers
 from ccp_ray.progress import Meter, say
 from ccp_ray.session import ray_session, ray_session_at_need
 from ccp_ray.storage import absolute_uri, storage_full
-from jobs.ablation_config import AblationConfig, TrialPlan, plan_trials
+from eval.ablation import Trial, unconfirmed_claims
+from jobs.ablation_config import AblationConfig, TrialPlan, plan_scale, plan_trials
 from jobs.ablation_report import write_ablation
 from jobs.ablation_trial import open_trial, read_trial, run_trial
 from jobs.pipeline import Stages, run_corpus
@@ -27,20 +30,32 @@ def ablate(config: AblationConfig, output: str) -> Artifact:
     """Run every trial that is not finished and write the report. Returns its artifact (kind "ablation").
 
     Raises UsageError before anything is written where a variant's change does not fit, DriftError before anything is
-    trained where the output holds trials of another configuration, CcpError naming every trial that failed.
+    trained at a scale where the output holds trials of another configuration, CcpError naming every trial that failed.
     """
     output = absolute_uri(output)
-    plans = list(plan_trials(config))
+    for _ in plan_trials(config):  # a change that does not fit is told before anything is written
+        pass
+    artifacts, trials = dict[str, Artifact](), list[Trial]()
     with ray_session_at_need():
-        for plan in {plan.group: plan for plan in plans}.values():
-            run_corpus(plan.config, Stages(f"{output}/{plan.group}"))
-        todo = [plan for plan in plans if isinstance(open_trial(plan, output), Output)]
-        if todo:
-            with ray_session():
-                _run_all(todo, output, config)
-    finished = {plan.name: open_trial(plan, output) for plan in plans}
-    artifacts = {name: artifact for name, artifact in finished.items() if isinstance(artifact, Artifact)}
-    return write_ablation(config, artifacts, [read_trial(artifact) for artifact in artifacts.values()], output)
+        for number, scale in enumerate(config.chosen_scales):
+            claims = unconfirmed_claims(config.judged(), trials, config.chosen_scales[:number])
+            if number and not claims:
+                break
+            variants = config.needed(claims) if number else config.chosen()
+            artifacts |= _run_scale(list(plan_scale(config, scale, variants)), output, config)
+            trials = [read_trial(artifact) for artifact in artifacts.values()]
+    return write_ablation(config, artifacts, trials, output)
+
+
+def _run_scale(plans: Sequence[TrialPlan], output: str, config: AblationConfig) -> dict[str, Artifact]:
+    """The finished trials by name, after those that were missing ran."""
+    for plan in {plan.group: plan for plan in plans}.values():
+        run_corpus(plan.config, Stages(f"{output}/{plan.group}"))
+    todo = [plan for plan in plans if isinstance(open_trial(plan, output), Output)]
+    if todo:
+        with ray_session():
+            _run_all(todo, output, config)
+    return {plan.name: open_artifact(f"{output}/{plan.name}/trial", "trial") for plan in plans}
 
 
 def runs_at_once(config: AblationConfig, plans: Sequence[TrialPlan], cpus: int, gpus: int) -> int:

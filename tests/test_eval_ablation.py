@@ -19,8 +19,10 @@ from eval.ablation import (
     claim_verdict,
     died_trial,
     difference,
+    judge,
     over_seeds,
     problems_over_seeds,
+    unconfirmed_claims,
 )
 from eval.ablation_measures import (
     pair_accuracies,
@@ -182,6 +184,34 @@ def test_a_claim_is_judged_at_every_scale():
     shown = {row[0].text: [cell.text for cell in row[1:]] for row in claims(both).rows}
     assert shown["1. A | part helps."] == ["paper", "not shown", "confirmed", "confirmed"]
     assert result_sentence(both) == "4 claims over 3 seeds and 2 scales: 2 confirmed, 1 contradicted, 1 not measured."
+
+
+def test_a_claim_that_is_not_confirmed_goes_to_another_scale_before_it_is_called_unconfirmed():
+    def flat(scale: str) -> list[Trial]:
+        gaps = {0: 0.1, 1: -0.1, 2: 0.0}
+        bare = [trial("bare", seed, FULL[seed] - gap, scale) for seed, gap in gaps.items()]
+        return bare + [trial("full", seed, value, scale) for seed, value in FULL.items()]
+
+    claim, turned = data().claims[:2]
+    assert unconfirmed_claims([claim, turned], data().trials, ["small"]) == [turned]
+    once, twice = flat("small"), flat("small") + flat("large")
+    assert claim_verdict(claim, judge([claim], once, ["small", "large"])) == "not shown"
+    assert claim_verdict(claim, judge([claim], twice, ["small", "large"])) == "unconfirmed"
+    shown = data().trials + flat("large")
+    assert claim_verdict(claim, judge([claim], shown, ["small", "large"])) == "confirmed"
+    assert unconfirmed_claims([claim], shown, ["small", "large"]) == []
+
+
+def test_what_was_not_tried_at_a_scale_is_left_out_there():
+    more = [trial(name, seed, value, "large") for name in ("full", "hot") for seed, value in FULL.items()]
+    both = data(scales={"small": "Small.", "large": "Large."}, trials=[*data().trials, *more])
+    assert [row[0].text for row in accuracies(both, "large").rows] == ["full", "hot"]
+    assert list(summary(both)["large"]) == ["full", "hot"]
+    assert [row[3].text for row in claims(both).rows][:2] == [MISSING, MISSING]  # bare was not tried there
+    assert {found.scale for found in both.findings() if found.claim == both.claims[0]} == {"small"}
+    assert render_html(both).count("<figure>") == 4 + 5 + 4 + 5
+    alone = data(scales={"small": "Small.", "large": "Large."}, trials=[*data().trials, *more[:3]])
+    assert render_html(alone).count("<figure>") == 4 + 5  # the first variant alone has nothing to be compared with
 
 
 def test_a_run_that_died_counts_as_guessing():
