@@ -40,15 +40,16 @@ def result_sentence(data: AblationData) -> str:
     counts = Counter(claim_verdict(claim, findings) for claim in data.claims)
     words = ("confirmed", "contradicted", "mixed", "unconfirmed", "not shown", "not measured")
     parts = [f"{counts[word]} {word}" for word in words if counts[word]]
-    what = f"{len(data.seeds)} seeds" + (f" and {len(data.scales)} scales" if len(data.scales) > 1 else "")
-    return f"{len(data.claims)} claims over {what}: {', '.join(parts)}." if data.claims else ""
+    what = _counted(data.seeds, "seed") + (f" and {len(data.scales)} scales" if len(data.scales) > 1 else "")
+    return f"{_counted(data.claims, 'claim')} over {what}: {', '.join(parts)}." if data.claims else ""
 
 
 def reading_notes(data: AblationData) -> list[str]:
     """How the numbers came about and how far they can be trusted."""
+    seeds = _counted(data.seeds, "seed")
     notes = [
         f"Top-1 accuracy in % among {data.sentences:,} translated {data.split} sentences, mean of all language pairs "
-        f"and both directions; ± is the standard deviation over {len(data.seeds)} seeds. A seed is another family of "
+        f"and both directions; ± is the standard deviation over {seeds}. A seed is another family of "
         "languages, other documents and other initial weights; all variants of a seed share them.",
         "Calibration steps add up: + rotate includes shift and scale. They are fitted on sentences of the corpus; in "
         "the column with a star on the searched sentences, each language alone, never on their pairing.",
@@ -106,6 +107,10 @@ def claims(data: AblationData) -> Table:
         verdicts = map(Cell, [*(_at_scale(own, scale) for scale in data.scales), claim_verdict(claim, findings)])
         rows.append([Cell(f"{number}. {claim.text}"), Cell(claim.source), *verdicts])
     return Table(["claim", "of", *data.scales, "in all"], rows, texts=3 + len(data.scales))
+
+
+def _counted(things: Sequence[object], word: str) -> str:
+    return f"{len(things)} {word}{'s' * (len(things) != 1)}"
 
 
 def _at_scale(findings: Sequence[Finding], scale: str) -> str:

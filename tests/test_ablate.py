@@ -10,11 +10,21 @@ import yaml
 from command_line import ccp
 from small_recipe import RECIPE
 
-from ccp_ray.artifact import find_artifact, open_artifact, verify_artifact
-from ccp_ray.config import merge
+from ccp_ray.artifact import (
+    Artifact,
+    Output,
+    Request,
+    find_artifact,
+    open_artifact,
+    open_output,
+    verify_artifact,
+)
+from ccp_ray.config import build_config, merge
+from ccp_ray.ledger import put_bytes
 from eval.ablation import Trial
 from jobs import ablation_runs
-from jobs.ablation_trial import read_trial
+from jobs.ablation_config import AblationConfig, TrialPlan
+from jobs.ablation_trial import TRIAL, read_trial
 
 BASE = merge(
     {name: RECIPE[name] for name in ("languages", "benchmarks", "prepare", "pretrain", "evaluate")},
@@ -106,6 +116,42 @@ def _check_trials(trials: list[Trial]) -> None:
         assert before.curves == {}
         assert before.measures != {name: full.measures[name] for name in before.measures}
     assert by_name[0, "untrained"].measures != by_name[1, "untrained"].measures
+
+
+def made_up_trial(plan: TrialPlan, output: str) -> Artifact:
+    """A finished trial that measured an accuracy chosen here."""
+    accuracy = {"full": 0.5, "lost": 0.4, "hot": 0.3, "untrained": 0.1}[plan.variant] + plan.seed / 100
+    if (plan.scale, plan.variant) == ("other", "lost"):
+        accuracy = 0.7 - plan.seed / 50
+    measures = dict.fromkeys(("accuracy.raw", "accuracy.rotate"), accuracy)
+    trial = Trial(scale=plan.scale, variant=plan.variant, seed=plan.seed, measures=measures)
+    target = open_output(f"{output}/{plan.name}/trial", Request(kind="trial", config={"of": plan.name}))
+    assert isinstance(target, Output)
+    return target.finish([put_bytes(target.store, TRIAL, trial.model_dump_json().encode())], {"died": ""})
+
+
+def test_only_what_is_not_confirmed_is_tried_at_the_next_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scales = {"scales": {"tiny": {"about": "Small."}, "other": {"about": "Else."}}, "chosen_scales": ["tiny", "other"]}
+    config = build_config(AblationConfig, ABLATION | scales)
+    asked: list[tuple[str, set[str]]] = []
+
+    def made_up(plans: list[TrialPlan], output: str, config: AblationConfig) -> dict[str, Artifact]:
+        asked.append((plans[0].scale, {plan.variant for plan in plans}))
+        assert {plan.seed for plan in plans} == {0, 1, 2}
+        return {plan.name: made_up_trial(plan, output) for plan in plans}
+
+    monkeypatch.setattr(ablation_runs, "_run_scale", made_up)
+    report = ablation_runs.ablate(config, str(tmp_path / "runs"))
+    assert asked == [("tiny", {"full", "hot", "lost", "untrained"}), ("other", {"full", "lost", "untrained"})]
+    assert report.summary["verdicts"] == {"Training helps.": "confirmed", "Lost is better.": "mixed"}
+    assert set(json.loads(report.read("results.json"))["table"]) == {"tiny", "other"}
+
+    asked.clear()
+    claims = {"claims": ABLATION["claims"][:1]}
+    sure = build_config(AblationConfig, ABLATION | scales | claims)
+    report = ablation_runs.ablate(sure, str(tmp_path / "sure"))
+    assert asked == [("tiny", {"full", "hot", "lost", "untrained"})]
+    assert set(json.loads(report.read("results.json"))["table"]) == {"tiny"}
 
 
 def test_a_plan_counts_and_touches_nothing(recipe: Path, tmp_path: Path) -> None:

@@ -63,10 +63,10 @@ def test_a_recipe_that_needs_data_says_so() -> None:
         recipe.path(recipe.documents[0])
 
 
-def test_the_ablations_base_is_the_quickstart() -> None:
+def test_a_scale_of_the_ablation_is_the_quickstart() -> None:
     """But for what decides no result, the monitor's choice of words, and sentences to choose settings by."""
     quickstart = load("quickstart.yaml")
-    base = trial_config(ABLATION, "small", "full", 0)
+    base = trial_config(ABLATION, "quickstart", "full", 0)
     same = {"resources": True, "monitor": True}
     assert base.pretrain.model_dump(exclude=same) == quickstart.pretrain.model_dump(exclude=same)
     assert base.languages is not None
