@@ -32,6 +32,10 @@ class TrainingError(CcpError):
     """
 
 
+class CollapseError(DataError):
+    """Vectors without variance: the encoder that made them has collapsed. For an ablation that is a result too."""
+
+
 class StoreError(CcpError):
     """The store refused, lost or altered something."""
 

@@ -1,10 +1,11 @@
 """One run of an ablation: train one variant with one seed, evaluate it, keep what it measured as a small artifact.
 
     OUTPUT/SCALE/seed-N/documents, corpus          made once, shared by all variants
-    OUTPUT/SCALE/seed-N/VARIANT/encoder, embeddings, calibration, evaluation
+    OUTPUT/SCALE/seed-N/VARIANT/encoder            with its checkpoints: a run that was stopped goes on
     OUTPUT/SCALE/seed-N/VARIANT/trial              trial.json: measures, curves, problems, or how it died
 
-Training that breaks down (`TrainingError`) is a result and ends the trial; any other error leaves it unfinished.
+Training is the `pretrain` job, evaluation is done in this process (`eval.in_process`). Training that breaks down and an
+encoder that collapsed to a point are results and end the trial; any other error leaves it unfinished.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from typing import Any
 
 from ccp_ray.artifact import Artifact, Output, Request, open_artifact, open_output
 from ccp_ray.config import semantic
-from ccp_ray.errors import TrainingError
+from ccp_ray.errors import CollapseError, TrainingError
 from ccp_ray.ledger import put_bytes
 from ccp_ray.pretrain_job import pretrain
 from ccp_ray.progress import say
 from eval.ablation import UNTRAINED, Trial, died_trial
 from eval.ablation_measures import pair_accuracies, score_measures, training_curves, training_measures
-from eval.evaluate import RESULTS
+from eval.in_process import evaluate_in_process
 from jobs.ablation_config import TrialPlan
-from jobs.pipeline import Stages, run_evaluation, run_untrained
+from jobs.pipeline import Stages, run_untrained
 
 TRIAL = "trial.json"
 
@@ -47,7 +48,7 @@ def run_trial(plan: TrialPlan, output: str) -> Artifact:
     started = time.monotonic()
     try:
         trial, measured = _train_and_evaluate(plan, output)
-    except TrainingError as error:
+    except (TrainingError, CollapseError) as error:
         say(f"{plan.name}: {error}")
         trial, measured = died_trial(plan.scale, plan.variant, plan.seed, str(error), plan.sentences), {}
     files = [put_bytes(target.store, TRIAL, trial.model_dump_json(indent=1).encode())]
@@ -69,8 +70,9 @@ def _train_and_evaluate(plan: TrialPlan, output: str) -> tuple[Trial, dict[str, 
         encoder = run_untrained(stages, prefix, corpus, config)
     else:
         encoder = stages.run(f"{prefix}encoder", lambda uri: pretrain(corpus.uri, uri, config.pretrain)).uri
-    evaluation = run_evaluation(stages, prefix, encoder, corpus, plan.data(output), config)
-    scores = json.loads(evaluation.read(RESULTS))["benchmarks"]
+    scores = evaluate_in_process(
+        encoder, corpus.uri, plan.data(output), (config.embed, config.calibrate, config.evaluate)
+    )
     trial = Trial(
         scale=plan.scale,
         variant=plan.variant,
