@@ -20,7 +20,8 @@ from eval.evaluate import EvaluateConfig, evaluate
 from eval.in_process import corpus_sentences, evaluate_in_process
 
 EXACT = EmbedConfig(precision="fp32", dtype="float32")
-CONFIGS = (EXACT, CalibrationConfig(), EvaluateConfig(embed=EXACT, context=ContextConfig(sentences=20)))
+FEW = CalibrationConfig(minimum_rows=10)
+CONFIGS = (EXACT, FEW, EvaluateConfig(embed=EXACT, calibration=FEW, context=ContextConfig(sentences=20)))
 
 
 def test_the_scores_are_those_of_the_jobs(small_run: SmallRun, tmp_path: Path) -> None:
@@ -29,7 +30,7 @@ def test_the_scores_are_those_of_the_jobs(small_run: SmallRun, tmp_path: Path) -
 
     data = {"translations": small_run.documents, "context": small_run.corpus}
     embedded = embed(small_run.encoder, small_run.corpus, str(tmp_path / "embeddings"), EXACT)
-    calibration = calibrate(embedded.uri, str(tmp_path / "calibration"))
+    calibration = calibrate(embedded.uri, str(tmp_path / "calibration"), FEW)
     by_jobs = evaluate(
         small_run.encoder, list(data), data, str(tmp_path / "evaluation"), calibration.uri, config=CONFIGS[2]
     )
