@@ -110,9 +110,9 @@ def run_stages(config: PipelineConfig, stages: Stages) -> None:
     """Everything but the report."""
     corpus, data = run_corpus(config, stages)
     if config.baseline:
-        run_evaluation(stages, "baseline/", run_untrained(stages, "baseline/", corpus, config), corpus, data, config)
+        _evaluated(stages, "baseline/", run_untrained(stages, "baseline/", corpus, config), corpus, data, config)
     encoder = stages.run("encoder", lambda uri: pretrain(corpus.uri, uri, config.pretrain))
-    run_evaluation(stages, "", encoder.uri, corpus, data, config)
+    _evaluated(stages, "", encoder.uri, corpus, data, config)
     made = {item.name: item.artifact for item in stages.finished}
     stages.run(
         "index", lambda uri: index(made["embeddings"].uri, uri, config.index, calibration=made["calibration"].uri)
@@ -130,15 +130,13 @@ def run_corpus(config: PipelineConfig, stages: Stages) -> tuple[Artifact, dict[s
     return corpus, {name: place or _made(name, corpus, documents) for name, place in benchmarks.items()}
 
 
-def run_evaluation(
+def _evaluated(
     stages: Stages, prefix: str, encoder: str, corpus: Artifact, data: dict[str, str], config: PipelineConfig
-) -> Artifact:
-    """Embeddings of the corpus, their calibration and the evaluation of one encoder, which is returned."""
+) -> None:
+    """Embeddings of the corpus, their calibration and the evaluation of one encoder."""
     vectors = stages.run(f"{prefix}embeddings", lambda uri: embed(encoder, corpus.uri, uri, config.embed))
     fitted = stages.run(f"{prefix}calibration", lambda uri: calibrate(vectors.uri, uri, config.calibrate))
-    return stages.run(
-        f"{prefix}evaluation", lambda uri: evaluate(encoder, list(data), data, uri, fitted.uri, config.evaluate)
-    )
+    stages.run(f"{prefix}evaluation", lambda uri: evaluate(encoder, list(data), data, uri, fitted.uri, config.evaluate))
 
 
 def run_untrained(stages: Stages, prefix: str, corpus: Artifact, config: PipelineConfig) -> str:
