@@ -40,6 +40,10 @@ class StoreError(CcpError):
     """The store refused, lost or altered something."""
 
 
+class DamagedError(StoreError):
+    """An object is missing, or is not what its writer recorded."""
+
+
 class DriftError(UsageError):
     """An output or input is not what an earlier run recorded."""
 
@@ -54,6 +58,7 @@ def raise_carried(text: str) -> None:
     if text:
         kind, _, message = text.partition(":")
         known: dict[str, type[CcpError]] = {
-            c.__name__: c for c in (CcpError, UsageError, DataError, TrainingError, StoreError, DriftError)
+            c.__name__: c
+            for c in (CcpError, UsageError, DataError, TrainingError, StoreError, DamagedError, DriftError)
         }
         raise known.get(kind, CcpError)(message)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ccp_ray.config import AS_RESOURCE, StrictModel
-from ccp_ray.errors import TrainingError
+from ccp_ray.errors import CcpError
 
 Vectors = NDArray[np.float32]
 
@@ -57,12 +57,9 @@ class Probe(Space):
 
 
 def measure(centres_PD: Vectors, contexts_PD: Vectors) -> Space:
-    """The space of one language's pairs; the vectors need not be normalised.
-
-    Raises TrainingError for NaN or infinity.
-    """
+    """The space of one language's pairs; the vectors need not be normalised. Raises CcpError for NaN or infinity."""
     if not (np.isfinite(centres_PD).all() and np.isfinite(contexts_PD).all()):
-        raise TrainingError("NaN or infinity in the encoder's vectors of the probe; lower optimizer.lr")
+        raise CcpError("NaN or infinity in the encoder's vectors of the probe; lower optimizer.lr")
     centre_PD, context_PD = _unit(centres_PD), _unit(contexts_PD)
     both_ND = np.concatenate([centre_PD, context_PD])
     spread = both_ND.std(axis=0).mean() * math.sqrt(both_ND.shape[1])

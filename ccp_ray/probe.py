@@ -28,10 +28,7 @@ class EncoderProbe:
 
     @torch.no_grad()
     def measure(self, engine: Any, running: Statistics | None) -> dict[str, Probe]:
-        """Probe values by language. running: as the next step will take them.
-
-        Raises TrainingError for NaN or infinity.
-        """
+        """Probe values by language. running: as the next step will take them. Raises CcpError for NaN or infinity."""
         engine.eval()
         try:
             return {lang: self._language(engine, lang, running) for lang in self.reader.sizes}
