@@ -93,7 +93,9 @@ def _training_seconds(plan: TrialPlan) -> float:
     vocabulary = plan.config.prepare.tokenizer.vocabulary
     parameters, embedding = architecture_parameters(settings.encoder.architecture, vocabulary)
     count = languages.count if languages else 1
-    return pretrain_plan(settings, parameters, embedding, count, settings.resources.workers or 2).figures["seconds"]
+    return pretrain_plan(settings, parameters, embedding, count, settings.resources.least_workers or 2).figures[
+        "seconds"
+    ]
 
 
 def _show(artifact: Artifact, as_json: bool) -> None:

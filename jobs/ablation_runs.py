@@ -65,6 +65,7 @@ def runs_at_once(config: AblationConfig, plans: Sequence[TrialPlan], cpus: int, 
     rooms = []
     for plan in plans:
         workers, use_gpu = plan_workers(plan.config.pretrain, cpus, gpus)
+        workers = workers[1] if isinstance(workers, tuple) else workers
         each = plan.config.pretrain.resources.cpus_per_worker
         rooms.append(gpus // workers if use_gpu else cpus // (workers * each))
     return max(1, min(rooms))
