@@ -25,7 +25,7 @@ from safetensors.numpy import load, save
 
 from ccp_ray.artifact import open_artifact
 from ccp_ray.config import StrictModel
-from ccp_ray.errors import DataError, UsageError
+from ccp_ray.errors import CollapseError, DataError, UsageError
 from ccp_ray.ledger import FileRecord, put_bytes
 from ccp_ray.moments import Moments
 from ccp_ray.rotation import FloatArray, Rotation, learn_rotation
@@ -222,7 +222,7 @@ def _scale(lang: str, moments: Moments, config: CalibrationConfig) -> FloatArray
     overall = float(np.sqrt(np.mean(deviation_D**2)))
     size = float(np.sqrt(np.mean(moments.mean_D**2)))
     if not overall > _FLOAT32 * size:
-        raise DataError(f"all {moments.rows} vectors of {lang!r} are equal: the encoder has collapsed")
+        raise CollapseError(f"all {moments.rows} vectors of {lang!r} are equal: the encoder has collapsed")
     return np.maximum(deviation_D, config.scale_floor * overall).astype(np.float32)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jobs.ablate import ablate
 from jobs.bench import bench
 from jobs.calibrate import calibrate
 from jobs.command import main as run_verbs
@@ -20,7 +21,7 @@ from jobs.status import status
 from jobs.verify import verify
 
 VERBS = (
-    *(pipeline_command, generate, prepare, pretrain, embed, calibrate, index, search, evaluate),
+    *(pipeline_command, generate, prepare, pretrain, embed, calibrate, index, search, evaluate, ablate),
     *(status, verify, export, doctor_command, fetch_data, bench),
 )
 
