@@ -30,7 +30,8 @@ from typing import Any
 from pydantic import Field
 
 from ccp_ray.artifact import Artifact, InputRef, Request, digest_json, open_artifact, open_output
-from ccp_ray.calibration import Calibration, CalibrationConfig
+from ccp_ray.calibration import Calibration
+from ccp_ray.calibration_config import CalibrationConfig
 from ccp_ray.config import StrictModel
 from ccp_ray.embed import EmbedConfig, embed
 from ccp_ray.embeddings import Embeddings

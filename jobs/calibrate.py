@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ccp_ray.artifact import open_artifact
-from ccp_ray.calibration import CalibrationConfig
+from ccp_ray.calibration_config import CalibrationConfig
 from ccp_ray.calibration_job import calibrate as fit_calibration
 from ccp_ray.config import load_config
 from jobs.command import Address, AsJson, ConfigFiles, Output, Overrides, PlanOnly, main, reported, run, show_plan
