@@ -7,21 +7,8 @@ the map W learns to mislead it. After each update of W
     W <- (1 + beta) W - beta (W W^T) W
 
 draws it back towards the orthogonal maps. After every epoch the unsupervised criterion (`rotation.mutual_neighbours`)
-is measured for the nearest orthogonal map; the best one over all epochs is the result; the learning rate decays, and
-shrinks after an epoch in which the criterion fell.
-
-Different from that code:
-
-- Several runs. The game has local optima that the criterion tells from the good one; only another beginning
-  leaves them. The first begins at the identity, the others at random orthogonal maps, of determinant -1 and +1 in
-  turn: W cannot pass from one to the other, since that leads through a singular matrix.
-- The map's learning rate is ten times the discriminator's, with one update each, twice the rows and fewer units, to
-  be done in minutes on a CPU. A discriminator that runs ahead (three updates for one, or Adam) left the map in
-  local optima: of six runs at 16 dimensions none came nearer to the true map than 0.95 of the 1.4 it began at.
-
-Deterministic for one seed, number of threads and machine; torch's own random state is left as it was.
-
-MEASURED
+is measured for the nearest orthogonal map; the best one over all epochs and runs is the result, for `rotation` to refine
+and to accept or reject.
 """
 
 from __future__ import annotations
@@ -35,43 +22,70 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from ccp_ray.calibration_config import AdversarialConfig
 from ccp_ray.rotation import FloatArray, Sides, mutual_neighbours
 
-_JUDGES = 1000  # rows of each side that pick an epoch: the criterion is steady to about 0.005 at that many
+_JUDGES = 1000  # rows of each side that pick an epoch
 _SLOPE = 0.2
 
 
-class Candidate(NamedTuple):
-    """The nearest orthogonal map after an epoch, and its criterion."""
+class Start(NamedTuple):
+    """The nearest orthogonal map [D, D] after the best epoch (rows: x @ map), its criterion, and the runs it took."""
 
     matrix_DD: FloatArray
     criterion: float
+    runs: int
 
 
 def adversarial_start(
     fitted: Sides, judged: Sides, config: AdversarialConfig, neighbours: int, seed: int
-) -> FloatArray:
-    """The best orthogonal map [D, D] (rows: x @ map) of all runs. Rows of unit length; `judged` only picks."""
+) -> Start:
+    """The best map of all runs; the first that closes `enough` of the gap ends the search.
+
+    `fitted` and `judged` hold rows of unit length; the discriminator never sees `judged`, which only picks.
+    """
     few = Sides(judged.source_ND[:_JUDGES], judged.target_MD[:_JUDGES])
-    runs = (_run(fitted, few, config, neighbours, seed, restart) for restart in range(config.restarts))
-    return max(runs, key=lambda run: run.criterion).matrix_DD
+    enough = _enough(fitted, few, config.enough, neighbours)
+    best = Start(np.eye(fitted.source_ND.shape[1], dtype=np.float32), -np.inf, 0)
+    for restart in range(config.restarts):
+        found = _run(fitted, few, config, neighbours, seed, restart, enough)
+        best = (found if found.criterion > best.criterion else best)._replace(runs=restart + 1)
+        if best.criterion >= enough:
+            break
+    return best
+
+
+def _enough(fitted: Sides, judged: Sides, share: float, neighbours: int) -> float:
+    """The criterion at which a map has closed `share` of the gap from the identity's to that of the target with itself.
+
+    Two halves of one language lie as close as two languages can by a perfect map.
+    """
+    before = mutual_neighbours(*judged, neighbours).criterion
+    itself = mutual_neighbours(fitted.target_MD[:_JUDGES], judged.target_MD, neighbours).criterion
+    return before + share * max(itself - before, 0.0)
 
 
 def _run(
-    fitted: Sides, judged: Sides, config: AdversarialConfig, neighbours: int, seed: int, restart: int
-) -> Candidate:
-    """The best epoch of one run."""
+    fitted: Sides,
+    judged: Sides,
+    config: AdversarialConfig,
+    neighbours: int,
+    seed: int,
+    restart: int,
+    enough: float,
+) -> Start:
+    """The best epoch of one run, which ends at the first that is good enough."""
+    best, lr = Start(np.eye(fitted.source_ND.shape[1], dtype=np.float32), -np.inf, 1), config.lr
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + restart)
         game = _Game(fitted, first_map(fitted.source_ND.shape[1], restart, seed), config)
-        best, last, lr = Candidate(game.orthogonal(), -np.inf), -np.inf, config.lr
         for _ in range(config.epochs):
             for _ in range(config.steps):
                 game.step(lr)
             found_DD = game.orthogonal()
             criterion = mutual_neighbours(judged.source_ND @ found_DD, judged.target_MD, neighbours).criterion
             if criterion > best.criterion:
-                best = Candidate(found_DD, criterion)
-            lr *= config.lr_decay * (config.lr_shrink if criterion < last else 1.0)
-            last = criterion
+                best = Start(found_DD, criterion, 1)
+            if criterion >= enough:
+                break
+            lr *= config.lr_decay
     return best
 
 
@@ -93,7 +107,8 @@ class _Game:
     def __init__(self, fitted: Sides, map_DD: FloatArray, config: AdversarialConfig) -> None:
         width, dimensions = config.width, len(map_DD)
         scale = float(np.sqrt(dimensions))  # rows of unit length would be all but zero to a fresh discriminator
-        self.source_ND, self.target_MD = (torch.from_numpy(rows_ND) * scale for rows_ND in fitted)
+        self.source_ND = torch.from_numpy(fitted.source_ND) * scale
+        self.target_MD = torch.from_numpy(fitted.target_MD) * scale
         self.map_DD = torch.from_numpy(map_DD.copy()).requires_grad_()
         self.discriminator = torch.nn.Sequential(
             torch.nn.Dropout(config.dropout),
@@ -104,8 +119,8 @@ class _Game:
             torch.nn.Linear(width, 1),
         )
         self.optimizer = torch.optim.SGD(self.discriminator.parameters(), lr=config.discriminator_lr)
-        truth = torch.cat([torch.ones(config.batch, 1), torch.zeros(config.batch, 1)])
-        self.labels = truth * (1 - 2 * config.smoothing) + config.smoothing
+        truth_B1 = torch.cat([torch.ones(config.batch, 1), torch.zeros(config.batch, 1)])
+        self.labels_B1 = truth_B1 * (1 - 2 * config.smoothing) + config.smoothing
         self.config = config
 
     def step(self, lr: float) -> None:
@@ -114,9 +129,9 @@ class _Game:
             with torch.no_grad():
                 rows_BD = self._rows()
             self.optimizer.zero_grad()
-            binary_cross_entropy_with_logits(self.discriminator(rows_BD), self.labels).backward()
+            binary_cross_entropy_with_logits(self.discriminator(rows_BD), self.labels_B1).backward()
             self.optimizer.step()
-        mislead = binary_cross_entropy_with_logits(self.discriminator(self._rows()), 1 - self.labels)
+        mislead = binary_cross_entropy_with_logits(self.discriminator(self._rows()), 1 - self.labels_B1)
         (gradient_DD,) = torch.autograd.grad(mislead, self.map_DD)
         with torch.no_grad():
             moved_DD = self.map_DD - lr * gradient_DD
@@ -128,7 +143,7 @@ class _Game:
         return np.asarray(left_DD @ right_DD, dtype=np.float32)
 
     def _rows(self) -> torch.Tensor:
-        """Random rows: `batch` of the source, mapped, then `batch` of the target."""
+        """Random rows [2 batch, D]: `batch` of the source, mapped, then `batch` of the target."""
         source_B = torch.randint(len(self.source_ND), (self.config.batch,))
         target_B = torch.randint(len(self.target_MD), (self.config.batch,))
         return torch.cat([self.source_ND[source_B] @ self.map_DD, self.target_MD[target_B]])

@@ -16,18 +16,20 @@ class CalibrationResources(StrictModel):
 
 
 class AdversarialConfig(StrictModel):
-    """The adversarial start (`ccp_ray.adversarial`): `restarts` x `epochs` x `steps` updates of the map a language."""
+    """The adversarial start (`ccp_ray.adversarial`): at most `restarts` x `epochs` x `steps` updates of the map."""
 
-    restarts: int = Field(default=4, ge=1, description="runs from other maps; the criterion picks the best")
-    epochs: int = Field(default=10, ge=1, description="of `steps` each; the criterion is measured after every one")
-    steps: int = Field(default=500, ge=1, description="updates of the map an epoch")
+    restarts: int = Field(default=8, ge=1, description="runs from other maps at most; the criterion picks the best")
+    epochs: int = Field(default=20, ge=1, description="of `steps` each; the criterion is measured after every one")
+    steps: int = Field(default=250, ge=1, description="updates of the map an epoch")
+    enough: float = Field(
+        default=0.9, gt=0, le=1, description="share of the gap to the pivot's own criterion that ends the search"
+    )
     batch: int = Field(default=64, ge=1, description="rows of each side an update")
-    width: int = Field(default=64, ge=1, description="units of the discriminator's two hidden layers")
+    width: int = Field(default=128, ge=1, description="units of the discriminator's two hidden layers")
     discriminator_steps: int = Field(default=1, ge=1, description="updates of the discriminator for one of the map")
-    discriminator_lr: float = Field(default=0.1, gt=0, description="plain SGD, as for the map")
+    discriminator_lr: float = Field(default=1.0, gt=0, description="plain SGD, as for the map")
     lr: float = Field(default=1.0, gt=0, description="of the map")
-    lr_decay: float = Field(default=0.98, gt=0, le=1, description="of `lr`, each epoch")
-    lr_shrink: float = Field(default=0.5, gt=0, le=1, description="of `lr`, after an epoch that the criterion fell in")
+    lr_decay: float = Field(default=0.9, gt=0, le=1, description="of `lr`, each epoch")
     beta: float = Field(default=0.01, gt=0, lt=0.5, description="W <- (1 + beta) W - beta (W W^T) W after an update")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="of the discriminator's input")
     smoothing: float = Field(default=0.1, ge=0, lt=0.5, description="labels are this and one minus this")
