@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.distributed as dist
 
@@ -13,8 +16,32 @@ def gather_groups(own_G: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def mean_over_ranks(metrics: dict[str, float], where: torch.device) -> dict[str, float]:
-    """The mean of each metric; all ranks have the same names in the same order."""
-    values = torch.tensor(list(metrics.values()), dtype=torch.float64, device=where)
-    dist.all_reduce(values)
-    return dict(zip(metrics, (values / dist.get_world_size()).tolist(), strict=True))
+def exchange_rows(rows_W: torch.Tensor) -> torch.Tensor:
+    """Row r [...] of each rank's tensor goes to rank r; returns what the ranks sent here, in their order [W, ...]."""
+    received_W = torch.empty_like(rows_W)
+    dist.all_to_all_single(received_W, rows_W.contiguous())
+    return received_W
+
+
+def gather_to_first(own: torch.Tensor) -> list[torch.Tensor] | None:
+    """All ranks' tensors, of one shape and type, on rank 0; None on the others."""
+    parts = [torch.empty_like(own) for _ in range(dist.get_world_size())] if dist.get_rank() == 0 else None
+    dist.gather(own.contiguous(), parts, dst=0)
+    return parts
+
+
+def gather_objects(own: Any) -> list[Any]:
+    """Every rank's small object, in rank order."""
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, own)
+    return gathered
+
+
+def mean_over_ranks(metrics: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """The mean of each metric [G] over all ranks' groups; all ranks have the same names in the same order.
+
+    Numbers leave the device here, once a step.
+    """
+    values_M = torch.stack([values_G.double().mean() for values_G in metrics.values()])
+    dist.all_reduce(values_M)
+    return dict(zip(metrics, (values_M / dist.get_world_size()).tolist(), strict=True))

@@ -2,7 +2,8 @@
 
 Each stage keeps its frozen `StrictModel` beside the code that reads it. An unknown key is an error that names
 the dotted path and the nearest name; a wrong type names what was expected. Fields under `resources` say how
-a stage runs (workers, threads) and never enter a fingerprint: changing them continues the same work.
+a stage runs (workers, threads) and never enter a fingerprint: changing them continues the same work. A field elsewhere
+that is of that kind is marked with `AS_RESOURCE`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class StrictModel(BaseModel):
 
 
 Model = TypeVar("Model", bound=StrictModel)
+
+AS_RESOURCE: dict[str, Any] = {"as_resource": True}  # for Field(json_schema_extra=...)
 
 
 def load_config(
@@ -58,8 +61,21 @@ def build_config(model: type[Model], values: Mapping[str, Any]) -> Model:
 
 
 def semantic(config: StrictModel) -> dict[str, Any]:
-    """The part of a configuration that decides the result: everything but `resources`, as plain JSON."""
-    return config.model_dump(mode="json", exclude={"resources"})
+    """The part of a configuration that decides the result, as plain JSON: all but `resources` and what is like them."""
+    dumped = _without_marked(config)
+    dumped.pop("resources", None)
+    return dumped
+
+
+def _without_marked(config: StrictModel) -> dict[str, Any]:
+    dumped = config.model_dump(mode="json")
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if field.json_schema_extra == AS_RESOURCE:
+            del dumped[name]
+        elif isinstance(value, StrictModel):
+            dumped[name] = _without_marked(value)
+    return dumped
 
 
 def _read_yaml(uri: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ccp_ray.batching import Tokens
 from ccp_ray.corpus import Corpus, TokenShard
 from ccp_ray.ledger import FileRecord, verified_copy
 from ccp_ray.model_source import cache_folder
-from ccp_ray.sampling import random_generator
+from ccp_ray.sampling import Draw, random_generator
 from ccp_ray.storage import Store
 
 
@@ -82,6 +82,17 @@ class ContextReader:
             contexts.append(self._input(shard, context))
             hashes[:, i] = shard.hashes[[sentence, context]].view(np.int64)
         return Pairs(centres, contexts, hashes[0], hashes[1])
+
+    def mixed_pairs(self, draws: Sequence[Draw], radius: int, *seed: object) -> Pairs:
+        """Context pairs of several languages together, in the order of `draws`."""
+        # The language is part of the name: else the i-th pair of every language would take the same draw.
+        parts = [self.pairs(lang, indices, radius, *seed, lang) for lang, indices in draws]
+        return Pairs(
+            [centre for part in parts for centre in part.centres],
+            [context for part in parts for context in part.contexts],
+            np.concatenate([part.centre_hashes for part in parts]),
+            np.concatenate([part.context_hashes for part in parts]),
+        )
 
     def sentences(self, lang: str, indices: NDArray[np.int64]) -> list[Tokens]:
         """The sentences with these numbers."""

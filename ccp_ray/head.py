@@ -3,6 +3,7 @@
 Linear, BatchNorm, ReLU, Linear, L2-norm. If both sides of a pair were normalised with the same batch's statistics,
 the pair could be matched through them (leakage). So in each group one side uses the batch's statistics and the
 other the running mean and variance, and the roles swap from group to group (Wu et al., IJCAI 2022, section 3).
+`leakage.py` measures what the other norms give away.
 
 The side with running statistics takes its values from them and its gradients as batch renormalisation does (see
 `_renormalise`). Running statistics are fp32 and live outside the module: they change once a step, from all groups of
@@ -15,6 +16,8 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+
+from ccp_ray.pretrain_config import Norm
 
 _EPSILON = 1e-5
 
@@ -68,26 +71,37 @@ def _renormalise(normal_ND: torch.Tensor, own: Statistics, fixed: Statistics) ->
 
 
 class ProjectionHead(nn.Module):
-    """Encoder vectors [N, H] to unit projections [N, D]."""
+    """Encoder vectors [N, H] to unit projections [N, D].
 
-    def __init__(self, hidden: int, dimensions: int) -> None:
+    norm: `asymmetric` and `symmetric` are batch norm (who gives which side running statistics is the caller's choice),
+    `layer` normalises each row over its features (Ba et al. 2016), `none` leaves it. Scale and shift follow in all of
+    them, so the variants of an ablation have the same parameters; with `none` the shift is the first layer's bias.
+    """
+
+    def __init__(self, hidden: int, dimensions: int, norm: Norm = "asymmetric") -> None:
         super().__init__()
-        self.inner = nn.Linear(hidden, dimensions, bias=False)  # batch norm's shift makes a bias idle
+        self.norm: Norm = norm
+        self.inner = nn.Linear(hidden, dimensions, bias=False)  # the shift after the norm makes a bias idle
         self.scale = nn.Parameter(torch.ones(dimensions))
         self.shift = nn.Parameter(torch.zeros(dimensions))
         self.outer = nn.Linear(dimensions, dimensions)
 
     def forward(self, vectors_NH: torch.Tensor, fixed: Statistics | None) -> tuple[torch.Tensor, Statistics]:
-        """Project with the statistics `fixed`, or with the batch's own (None).
+        """Project with the statistics `fixed`, or with the batch's own (None); `layer` and `none` use neither.
 
         Returns unit vectors fp32 [N, D] and the batch's statistics, detached.
         """
         inner_ND = self.inner(vectors_NH).float()
         own = Statistics(inner_ND.mean(0), inner_ND.var(0, unbiased=False))
-        normal_ND = (inner_ND - own.mean_D) * torch.rsqrt(own.variance_D + _EPSILON)
-        if fixed is not None:
-            normal_ND = _renormalise(normal_ND, own, fixed)
-        scaled_ND = normal_ND * self.scale.float() + self.shift.float()
+        scaled_ND = self._normal(inner_ND, own, fixed) * self.scale.float() + self.shift.float()
         out_ND = self.outer(torch.relu(scaled_ND).to(vectors_NH.dtype)).float()
         unit_ND = nn.functional.normalize(out_ND, dim=1)
         return unit_ND, Statistics(own.mean_D.detach(), own.variance_D.detach())
+
+    def _normal(self, inner_ND: torch.Tensor, own: Statistics, fixed: Statistics | None) -> torch.Tensor:
+        if self.norm == "none":
+            return inner_ND
+        if self.norm == "layer":
+            return nn.functional.layer_norm(inner_ND, inner_ND.shape[1:], eps=_EPSILON)
+        normal_ND = (inner_ND - own.mean_D) * torch.rsqrt(own.variance_D + _EPSILON)
+        return normal_ND if fixed is None else _renormalise(normal_ND, own, fixed)

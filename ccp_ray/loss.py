@@ -5,6 +5,7 @@ direction whose keys took the running statistics, because they were made that wa
 from a bank negative by how it was computed: otherwise the loss falls by that shortcut and retrieval does not rise.
 
 Candidates with the hash of the row's own centre or context are the same sentence, not negatives: they are masked.
+The bank comes as its log-sum-exp (`bank_term`), so the loss is the same wherever its keys are.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 
-from ccp_ray.bank import Negatives
+from ccp_ray.bank_term import BankTerm
 
 
 class Side(NamedTuple):
@@ -25,60 +25,81 @@ class Side(NamedTuple):
 
 
 class ContrastiveOutput(NamedTuple):
-    """Mean loss over both directions, and what the monitor watches (detached scalars)."""
+    """Mean loss over the directions trained, and what the monitor watches (detached scalars)."""
 
     loss: torch.Tensor
     accuracy: torch.Tensor
     masked_share: torch.Tensor
+    bank_masked_share: torch.Tensor
     staleness_gap: torch.Tensor
 
 
-def bidirectional_info_nce(
-    centre: Side, context: Side, bank: Negatives | None, running_side: int, temperature: float
-) -> ContrastiveOutput:
-    """running_side: 0 if the centres used the running statistics, 1 if the contexts did.
+class _Direction(NamedTuple):
+    """One direction's loss; similarities [P, P] and which of them are masked as duplicates, without a graph."""
 
-    The bank serves the direction whose keys are that side. accuracy: how often the true partner wins within the
-    group. staleness_gap: mean similarity of queries to in-group negatives minus that to bank negatives, 0 without bank.
+    loss: torch.Tensor
+    similarity_PP: torch.Tensor
+    duplicate_PP: torch.Tensor
+
+    def accuracy(self) -> torch.Tensor:
+        """How often the true partner wins within the group; a second copy beats no partner."""
+        rivals_PP = self.similarity_PP.masked_fill(self.duplicate_PP, float("-inf"))
+        truth_P = torch.arange(len(rivals_PP), device=rivals_PP.device)
+        return (rivals_PP.argmax(1) == truth_P).float().mean()
+
+
+def bidirectional_info_nce(
+    centre: Side,
+    context: Side,
+    bank: BankTerm | None,
+    running_side: int,
+    temperature: float,
+    *,
+    both: bool = True,
+) -> ContrastiveOutput:
+    """running_side: 0 if the centres used the running statistics, 1 if the contexts did; that side gives the keys, also
+    where the head keeps no running statistics (another norm than `asymmetric`).
+
+    bank: the term of the other side's vectors as queries. both: train the reverse direction too; not where the keys
+    come from a momentum encoder, which is not trained.
+    masked_share: of the query-key pairs, in group and bank, that are duplicates. staleness_gap: mean similarity of
+    queries to in-group negatives minus that to bank negatives, 0 without bank.
     """
     keys, queries = (centre, context) if running_side == 0 else (context, centre)
-    with_bank, in_group_PP, duplicate_PP, in_bank_PM, duplicate_PM = _direction(queries, keys, bank, temperature)
-    without, reverse_PP, _, _, _ = _direction(keys, queries, None, temperature)
-    truth_P = torch.arange(len(in_group_PP), device=in_group_PP.device)
-    correct = ((in_group_PP.argmax(1) == truth_P).float() + (reverse_PP.argmax(1) == truth_P).float()).mean() / 2
-    masked = torch.cat([duplicate_PP, duplicate_PM], dim=1).float().mean()
-    gap = _staleness_gap(in_group_PP, duplicate_PP, in_bank_PM, duplicate_PM) * temperature
-    return ContrastiveOutput((with_bank + without) / 2, correct, masked, gap)
-
-
-def _direction(
-    queries: Side, keys: Side, bank: Negatives | None, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    in_group_PP = queries.vectors_PD @ keys.vectors_PD.T / temperature
-    duplicate_PP = _same(keys.hashes_P, queries.hashes_P, keys.hashes_P)
-    duplicate_PP.fill_diagonal_(False)  # the positive stays, whatever its hash
+    directions = [_direction(queries, keys, bank, temperature)]
+    if both:
+        directions.append(_direction(keys, queries, None, temperature))
+    first = directions[0]
+    loss, accuracy = (
+        torch.stack(values).mean() for values in ([d.loss for d in directions], [d.accuracy() for d in directions])
+    )
+    group_masked, group_pairs = first.duplicate_PP.sum(), first.duplicate_PP.numel()
     if bank is None:
-        in_bank_PM = in_group_PP[:, :0]
-        duplicate_PM = duplicate_PP[:, :0]
-    else:
-        in_bank_PM = queries.vectors_PD @ bank.keys_MD.T / temperature
-        duplicate_PM = _same(bank.hashes_M, queries.hashes_P, keys.hashes_P)
-    logits = torch.cat([in_group_PP, in_bank_PM], dim=1)
-    logits = logits.masked_fill(torch.cat([duplicate_PP, duplicate_PM], dim=1), float("-inf"))
-    truth_P = torch.arange(len(logits), device=logits.device)
-    rivals_PP = in_group_PP.detach().masked_fill(duplicate_PP, float("-inf"))  # a second copy beats no partner
-    return F.cross_entropy(logits, truth_P), rivals_PP, duplicate_PP, in_bank_PM.detach(), duplicate_PM
+        none = torch.zeros_like(accuracy)
+        return ContrastiveOutput(loss, accuracy, group_masked / group_pairs, none, none)
+    bank_pairs = bank.masked + bank.counted
+    return ContrastiveOutput(
+        loss,
+        accuracy,
+        (group_masked + bank.masked) / (group_pairs + bank_pairs),
+        bank.masked / bank_pairs.clamp(min=1),
+        _staleness_gap(first, bank),
+    )
 
 
-def _same(candidates_C: torch.Tensor, query_P: torch.Tensor, key_P: torch.Tensor) -> torch.Tensor:
-    """[P, C]: the candidate is the row's query sentence or its positive."""
-    return (candidates_C == query_P[:, None]) | (candidates_C == key_P[:, None])
+def _direction(queries: Side, keys: Side, bank: BankTerm | None, temperature: float) -> _Direction:
+    logits_PP = queries.vectors_PD @ keys.vectors_PD.T / temperature
+    duplicate_PP = (keys.hashes_P == queries.hashes_P[:, None]) | (keys.hashes_P == keys.hashes_P[:, None])
+    duplicate_PP.fill_diagonal_(False)  # the positive stays, whatever its hash
+    lse_P = logits_PP.masked_fill(duplicate_PP, float("-inf")).logsumexp(1)
+    if bank is not None:
+        lse_P = torch.logaddexp(lse_P, bank.lse_P)
+    return _Direction((lse_P - logits_PP.diagonal()).mean(), logits_PP.detach() * temperature, duplicate_PP)
 
 
-def _staleness_gap(
-    in_group_PP: torch.Tensor, duplicate_PP: torch.Tensor, in_bank_PM: torch.Tensor, duplicate_PM: torch.Tensor
-) -> torch.Tensor:
-    negative_PP = ~duplicate_PP & ~torch.eye(len(in_group_PP), dtype=torch.bool, device=in_group_PP.device)
-    if in_bank_PM.shape[1] == 0 or not bool(negative_PP.any()) or bool(duplicate_PM.all()):
-        return in_group_PP.new_zeros(())
-    return in_group_PP[negative_PP].mean() - in_bank_PM[~duplicate_PM].mean()
+def _staleness_gap(direction: _Direction, bank: BankTerm) -> torch.Tensor:
+    own_PP = torch.eye(len(direction.similarity_PP), dtype=torch.bool, device=direction.similarity_PP.device)
+    negative_PP = ~direction.duplicate_PP & ~own_PP
+    count = negative_PP.sum()
+    in_group = (direction.similarity_PP * negative_PP).sum() / count.clamp(min=1)
+    return torch.where((count > 0) & (bank.counted > 0), in_group - bank.similarity, 0)

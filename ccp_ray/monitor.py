@@ -4,8 +4,10 @@ On a fixed probe of context pairs it measures, for each language, on unit vector
   std             mean standard deviation of a dimension x sqrt(D): 1 when spread over the sphere, 0 when collapsed
   effective_rank  exp of the entropy of the singular values' shares (Roy and Vetterli 2007)
   alignment       mean squared distance of the pairs; uniformity  log mean exp(-2 d^2) (Wang and Isola 2020)
-From these and the training metrics it names collapse, the staleness shortcut and divergence, and by
-configuration warns or stops.
+and of the projection head
+  leakage         nats by which batch statistics alone give pairs away (`leakage.py`)
+From these and the training metrics it names collapse, leakage, the staleness shortcut and divergence; by
+configuration (`monitor.action`) the run warns or stops, and a stopped one goes on when it is told to warn.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ccp_ray.config import StrictModel
+from ccp_ray.config import AS_RESOURCE, StrictModel
 from ccp_ray.errors import CcpError
 
 Vectors = NDArray[np.float32]
@@ -29,15 +31,18 @@ class MonitorConfig(StrictModel):
 
     every: int = Field(default=100, ge=1, description="steps between probes")
     pairs: int = Field(default=64, ge=4, description="context pairs a language in the probe")
-    action: Literal["warn", "stop"] = "stop"
+    action: Literal["warn", "stop"] = Field(
+        default="stop", description="when a problem is named", json_schema_extra=AS_RESOURCE
+    )
     collapsed_std: float = Field(default=0.05, ge=0, description="below this any space counts as collapsed")
     collapsed_share: float = Field(default=0.25, ge=0, description="or below this share of its best so far")
+    leak: float = Field(default=0.05, gt=0, description="leakage in nats; asymmetric, layer and none have 0")
     stale_gap: float = Field(default=0.25, gt=0, description="staleness gap that counts as the shortcut")
     diverged_loss: float = Field(default=1.5, gt=1, description="contrastive loss over that of guessing")
 
 
-class Probe(StrictModel):
-    """Measurements of one language."""
+class Space(StrictModel):
+    """Measurements of one language's encoder vectors."""
 
     std: float
     effective_rank: float
@@ -45,8 +50,14 @@ class Probe(StrictModel):
     uniformity: float
 
 
-def measure(centres_PD: Vectors, contexts_PD: Vectors) -> Probe:
-    """Probe values of one language's pairs; the vectors need not be normalised. Raises CcpError for NaN or infinity."""
+class Probe(Space):
+    """All measurements of one language."""
+
+    leakage: float
+
+
+def measure(centres_PD: Vectors, contexts_PD: Vectors) -> Space:
+    """The space of one language's pairs; the vectors need not be normalised. Raises CcpError for NaN or infinity."""
     if not (np.isfinite(centres_PD).all() and np.isfinite(contexts_PD).all()):
         raise CcpError("NaN or infinity in the encoder's vectors of the probe; lower optimizer.lr")
     centre_PD, context_PD = _unit(centres_PD), _unit(contexts_PD)
@@ -57,7 +68,7 @@ def measure(centres_PD: Vectors, contexts_PD: Vectors) -> Probe:
     entropy = -float(np.sum(share * np.log(np.maximum(share, 1e-12))))
     upper = np.triu_indices(len(both_ND), k=1)
     squared = np.maximum(2 - 2 * (both_ND @ both_ND.T)[upper], 0)
-    return Probe(
+    return Space(
         std=float(spread),
         effective_rank=math.exp(entropy),
         alignment=float(((centre_PD - context_PD) ** 2).sum(axis=1).mean()),
@@ -74,7 +85,8 @@ class Monitor:
 
     def judge(self, step: int, probe: Mapping[str, Probe], training: Mapping[str, float] | None) -> list[str]:
         """Problems seen at this step, each named with its figures. `training` is the last metrics row, if any."""
-        return [*self._collapse(step, probe), *(self._training(step, training) if training else [])]
+        in_training = self._training(step, training) if training else []
+        return [*self._collapse(step, probe), *self._leakage(step, probe), *in_training]
 
     def _collapse(self, step: int, probe: Mapping[str, Probe]) -> list[str]:
         found = []
@@ -86,6 +98,16 @@ class Monitor:
             if step > 0 and value.std < limit:
                 found.append(f"collapse of {lang} at step {step}: spread {value.std:.3f} is below {limit:.3f}")
         return found
+
+    def _leakage(self, step: int, probe: Mapping[str, Probe]) -> list[str]:
+        if step == 0:  # no running statistics yet: the first step takes the batch's on both sides, whatever the norm
+            return []
+        return [
+            f"leakage of {lang} at step {step}: batch statistics alone are worth {value.leakage:.2f} nats, "
+            f"above {self.config.leak:.2f}"
+            for lang, value in probe.items()
+            if value.leakage > self.config.leak
+        ]
 
     def _training(self, step: int, training: Mapping[str, float]) -> list[str]:
         found = []

@@ -21,8 +21,10 @@ from ccp_ray.encoder_config import Pooling
 from ccp_ray.head import ProjectionHead, Statistics
 from ccp_ray.loss import Side
 from ccp_ray.mlm import mlm_loss, prediction_head
+from ccp_ray.pretrain_config import Norm
 
 Padded = tuple[torch.Tensor, torch.Tensor]
+Projection = tuple[torch.Tensor, Statistics]
 
 
 class MaskedBatch(NamedTuple):
@@ -33,24 +35,41 @@ class MaskedBatch(NamedTuple):
     labels_BT: torch.Tensor
 
 
+class Sentences(NamedTuple):
+    """Padded sentences in chunks of like length; `order_N` puts their rows back."""
+
+    chunks: list[Padded]
+    order_N: torch.Tensor
+
+
 class GroupBatch(NamedTuple):
-    """One group as tensors. `order_N` puts the rows of the chunks back: centres, then contexts."""
+    """One group as tensors.
+
+    chunks, order_N: the sentences that the model encodes: centres, then contexts; where a momentum encoder encodes the
+    `keys`, the queries alone. tokens: (real, padded), counted on the host so that the device need not wait.
+    """
 
     chunks: list[Padded]
     order_N: torch.Tensor
     centre_hashes_P: torch.Tensor
     context_hashes_P: torch.Tensor
     masked: MaskedBatch | None
+    keys: Sentences | None
+    tokens: tuple[int, int]
 
-    @property
-    def tokens(self) -> tuple[int, int]:
-        """(real, padded) tokens of the group."""
-        masks = [mask for _, mask in self.chunks] + ([self.masked.mask_BT] if self.masked else [])
-        return sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)
+
+class KeySide(NamedTuple):
+    """Key vectors [P, D] that a momentum encoder made, and the batch statistics of that side."""
+
+    vectors_PD: torch.Tensor
+    statistics: Statistics
 
 
 class GroupOutput(NamedTuple):
-    """Both sides, the statistics of the side that was normalised by its batch, and the MLM loss."""
+    """Both sides, the statistics that the running ones learn from, and the MLM loss.
+
+    They are of the side that is not the running side; where a momentum encoder makes the keys, of its own side.
+    """
 
     centre: Side
     context: Side
@@ -61,28 +80,50 @@ class GroupOutput(NamedTuple):
 class CcpModel(nn.Module):
     """A Hugging Face masked language model with a projection head on its pooled sentence vectors."""
 
-    def __init__(self, model: Any, pooling: Pooling, projection: int, with_mlm: bool) -> None:
+    def __init__(
+        self, model: Any, pooling: Pooling, projection: int, with_mlm: bool, norm: Norm = "asymmetric"
+    ) -> None:
         super().__init__()
         self.model = model
         self.pooling: Pooling = pooling
-        self.head = ProjectionHead(int(model.config.hidden_size), projection)
+        self.head = ProjectionHead(int(model.config.hidden_size), projection, norm)
         if with_mlm:
             prediction_head(model)  # fails here, before any work, where the family is unknown
 
-    def forward(self, group: GroupBatch, running_side: int, running: Statistics | None) -> GroupOutput:
-        """running_side: 0 if the centres are normalised by the running statistics, 1 if the contexts are."""
+    def forward(
+        self, group: GroupBatch, running_side: int, running: Statistics | None, keys: KeySide | None = None
+    ) -> GroupOutput:
+        """running_side: 0 if the centres are normalised by the running statistics, 1 if the contexts are.
+
+        running: None if there are none (another norm than `asymmetric`, or the first step).
+        keys: that side, where a momentum encoder made it; the group then holds the other side's sentences only.
+        """
         vectors_NH = self.pooled(group.chunks)[group.order_N]
-        halves = vectors_NH.chunk(2)
-        fixed = [running if side == running_side else None for side in (0, 1)]
-        (centre_PD, centre_stats), (context_PD, context_stats) = (
-            self.head(half, statistics) for half, statistics in zip(halves, fixed, strict=True)
-        )
+        if keys is not None:
+            query_PD, _ = self.head(vectors_NH, None)
+            centre_PD, context_PD = (keys.vectors_PD if side == running_side else query_PD for side in (0, 1))
+            return GroupOutput(
+                Side(centre_PD, group.centre_hashes_P),
+                Side(context_PD, group.context_hashes_P),
+                keys.statistics,
+                self._mlm(group.masked, vectors_NH),
+            )
+        centre_PH, context_PH = vectors_NH.chunk(2)
+        sides = self.project(centre_PH, context_PH, running_side, running)
+        (centre_PD, centre_stats), (context_PD, context_stats) = sides
         return GroupOutput(
             Side(centre_PD, group.centre_hashes_P),
             Side(context_PD, group.context_hashes_P),
             context_stats if running_side == 0 else centre_stats,
             self._mlm(group.masked, vectors_NH),
         )
+
+    def project(
+        self, centre_PH: torch.Tensor, context_PH: torch.Tensor, running_side: int, running: Statistics | None
+    ) -> tuple[Projection, Projection]:
+        """Both sides through the head, each with the statistics of its role: (unit vectors, the side's own)."""
+        centre_fixed, context_fixed = (running if side == running_side else None for side in (0, 1))
+        return self.head(centre_PH, centre_fixed), self.head(context_PH, context_fixed)
 
     def pooled(self, chunks: Sequence[Padded]) -> torch.Tensor:
         """Sentence vectors [N, H] in the order of the chunks."""
@@ -100,16 +141,33 @@ class CcpModel(nn.Module):
         return mlm_loss(prediction_head(self.model), hidden_BTD, batch.labels_BT)
 
 
-def collate(pairs: Pairs, masked: MaskedBatch | None, pad_id: int, chunks: int, where: torch.device) -> GroupBatch:
-    """Pairs as padded tensors on the device."""
-    rows = [*pairs.centres, *pairs.contexts]
-    padded, order = pad_chunks(rows, pad_id, chunks, where)
+def collate(
+    pairs: Pairs,
+    masked: MaskedBatch | None,
+    pad_id: int,
+    chunks: int,
+    where: torch.device,
+    key_side: int | None = None,
+) -> GroupBatch:
+    """Pairs as padded tensors on the device. key_side: 0 or 1 to set centres or contexts apart as `keys`.
+
+    Then queries and keys have half of the chunks each, so that passes are as large as without.
+    """
+    sides = [pairs.centres, pairs.contexts]
+    keys = None
+    if key_side is not None:
+        chunks = max(1, chunks // 2)
+        keys = Sentences(*pad_chunks(sides.pop(key_side), pad_id, chunks, where))
+    encoded = Sentences(*pad_chunks([row for side in sides for row in side], pad_id, chunks, where))
+    real = sum(len(row) for row in [*pairs.centres, *pairs.contexts]) + (int(masked.mask_BT.sum()) if masked else 0)
+    matrices = [ids_BT for ids_BT, _ in [*encoded.chunks, *(keys.chunks if keys else [])]]
     return GroupBatch(
-        padded,
-        order,
+        *encoded,
         torch.from_numpy(pairs.centre_hashes).to(where),
         torch.from_numpy(pairs.context_hashes).to(where),
         MaskedBatch(*(tensor.to(where) for tensor in masked)) if masked else None,
+        keys,
+        (real, sum(ids.numel() for ids in [*matrices, *([masked.ids_BT] if masked else [])])),
     )
 
 

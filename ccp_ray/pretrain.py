@@ -88,7 +88,7 @@ class Pretraining:
 
     def _probe(self, step: int, report: Report) -> None:
         """Measure the probe and judge it."""
-        probe = self.probe.measure(self.engine)
+        probe = self.probe.measure(self.engine, self.step.running.current())
         training = next((row for row in reversed(self.rows) if "probe" not in row), None)
         problems = self.monitor.judge(step, probe, training)
         row: Row = {"step": step, "probe": {lang: value.model_dump() for lang, value in probe.items()}}
@@ -96,7 +96,7 @@ class Pretraining:
         if self.rank == 0:
             report(self.rows[-1])
         if problems and self.config.monitor.action == "stop":
-            raise CcpError(f"{'; '.join(problems)} (with monitor.action=warn, another --output trains on)")
+            raise CcpError(f"{'; '.join(problems)} (run again with monitor.action=warn to train on)")
 
     def _check_weights(self, step: int) -> None:
         """The loss is computed before the update: only this keeps broken weights out of a checkpoint."""

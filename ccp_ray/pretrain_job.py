@@ -11,6 +11,7 @@ import json
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ccp_ray.pretrain_config import PretrainConfig
 from ccp_ray.progress import Meter, say
 from ccp_ray.session import ray_session
 from ccp_ray.storage import open_store
+from ccp_ray.telemetry import Telemetry
 from ccp_ray.tokenizer import tokenizer_fingerprint
 
 _EXPORT = "encoder"
@@ -97,6 +99,19 @@ def _check_languages(corpus: Artifact, config: PretrainConfig) -> None:
                 f"language {lang!r} has {have} training sentences, a group needs {config.pairs_per_group}; "
                 "add documents, leave it out with languages=[…], or make groups smaller"
             )
+    _check_bank({lang: known[lang]["train_sentences"] for lang in config.languages or known}, config)
+
+
+def _check_bank(sentences: Mapping[str, int], config: PretrainConfig) -> None:
+    """A ring larger than its corpus holds the same sentences twice or more: copies, not negatives."""
+    if config.bank.kind == "shared":
+        sentences = {"all together": sum(sentences.values())}
+    for lang, have in sentences.items():
+        if config.bank.size > have:
+            raise UsageError(
+                f"bank.size={config.bank.size} is larger than the corpus: language {lang!r} has {have} training "
+                f"sentences; set bank.size={have} or less, leave the language out with languages=[…], or add documents"
+            )
 
 
 def starting_source(corpus: Artifact, config: PretrainConfig) -> str | None:
@@ -155,7 +170,8 @@ def _train(config: PretrainConfig, corpus: Artifact, starting: InputRef | None, 
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),
         )
-        with Meter("pretrain", config.steps, "steps") as meter, _Watch(board, meter):
+        meter, telemetry = Meter("pretrain", config.steps, "steps"), Telemetry(output.uri)
+        with meter, telemetry, _Watch(board, meter, telemetry):
             try:
                 trainer.fit()
             except Exception as error:
@@ -189,10 +205,10 @@ class Board:
 
 
 class _Watch:
-    """Moves rows from the board to the meter while the trainer blocks the main thread."""
+    """Moves rows from the board to the meter and the telemetry while the trainer blocks the main thread."""
 
-    def __init__(self, board: Any, meter: Meter) -> None:
-        self.board, self.meter = board, meter
+    def __init__(self, board: Any, meter: Meter, telemetry: Telemetry) -> None:
+        self.board, self.meter, self.telemetry = board, meter, telemetry
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._loop, daemon=True)
 
@@ -209,11 +225,13 @@ class _Watch:
         while True:
             last = self.stop.wait(1.0)
             for row in ray.get(self.board.take.remote()):
+                self.telemetry.add(row)
                 for problem in row.get("problems", []):
                     say(f"monitor: {problem}")
                 if "contrastive" in row:
                     note = f"loss {row['contrastive']:.3f}, in-group accuracy {row['accuracy']:.2f}"
                     self.meter.update(row["step"] - self.meter.done, f"{note}, {row['tokens_per_s']:,.0f} tokens/s")
+            self.telemetry.flush_if_due()
             if last:
                 return
 

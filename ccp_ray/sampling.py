@@ -10,6 +10,8 @@ in an order shuffled by (seed, block). So the ordinal of a group within its lang
 Sentences. Group number o of language L takes positions o*P to o*P+P-1 of an endless sequence of epochs, each
 a permutation of L's sentences by a Feistel network keyed by (seed, L, epoch): no index array, no shuffle buffer.
 Every sentence is a centre once an epoch.
+
+Mixed groups (an ablation: the paper's negatives are of one language) draw every *pair* so, as if it were a group.
 """
 
 from __future__ import annotations
@@ -74,6 +76,20 @@ class Sampler:
         ordinal = block * int(self.quotas[code]) + int(np.count_nonzero(order[:place] == code))
         lang = self.languages[code]
         return Draw(lang, self._positions(lang, ordinal * count, count))
+
+    def draw_mixed(self, step: int, group: int, count: int) -> list[Draw]:
+        """A group of `count` sentences of all languages, by language in sorted order.
+
+        Places of a block are then pairs, not groups. A language's sentences come in the same permuted order.
+        """
+        block, place = divmod((step * self.groups + group) * count, self.block)
+        before = self._order(block)[:place]
+        ordinals_L = block * self.quotas + np.bincount(before, minlength=len(self.languages))
+        blocks = range(block, block + (place + count - 1) // self.block + 1)
+        codes = np.concatenate([self._order(number) for number in blocks])[place : place + count]
+        counts_L = np.bincount(codes, minlength=len(self.languages))
+        drawn = zip(self.languages, ordinals_L.tolist(), counts_L.tolist(), strict=True)
+        return [Draw(lang, self._positions(lang, start, many)) for lang, start, many in drawn if many]
 
     def _positions(self, lang: str, start: int, count: int) -> NDArray[np.int64]:
         size = self.sizes[lang]

@@ -2,7 +2,8 @@
 
 The rank's share of the global batch's groups, each forward and backward; one optimiser step; then keys and batch
 statistics of all ranks are gathered in group order, pushed to the banks and folded into the running statistics. What
-follows a step depends on (seed, step) and `state()`, on nothing else.
+follows a step depends on (seed, step) and `state()`, on nothing else. A momentum key encoder, where there is one, gives
+the keys and follows the weights after the step. Metrics leave the device once a step.
 """
 
 from __future__ import annotations
@@ -10,35 +11,36 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from ccp_ray.bank import LanguageBanks
+from ccp_ray.bank import WHOLE, LanguageBanks, Shard
+from ccp_ray.bank_term import BankTerm, bank_term
 from ccp_ray.batching import pad
-from ccp_ray.collectives import gather_groups, mean_over_ranks
+from ccp_ray.collectives import gather_groups, gather_objects, mean_over_ranks
 from ccp_ray.contexts import ContextReader
 from ccp_ray.encoder import Encoder
 from ccp_ray.engine import learning_rates, set_learning_rates, start_engine
 from ccp_ray.errors import CcpError
-from ccp_ray.head import RunningStatistics
+from ccp_ray.head import RunningStatistics, Statistics
 from ccp_ray.loss import ContrastiveOutput, bidirectional_info_nce
 from ccp_ray.mlm import masked_copy
+from ccp_ray.momentum import KeyEncoder
 from ccp_ray.objective import CcpModel, GroupBatch, GroupOutput, MaskedBatch, collate
 from ccp_ray.pretrain_config import PretrainConfig
 from ccp_ray.sampling import Sampler, random_generator
 
 
 class StepResult(NamedTuple):
-    """Means over the rank's groups by metric name, and what of them goes to the banks and running statistics."""
+    """Metrics of the rank's groups [G] by name, and what of them goes to the banks and running statistics."""
 
-    metrics: dict[str, float]
+    metrics: dict[str, torch.Tensor]
     keys_GPD: torch.Tensor
     hashes_GP: torch.Tensor
     statistics_G2D: torch.Tensor
 
 
 class TrainingStep:
-    """Everything that a step needs and changes: samplers, model and engine, banks, running statistics."""
+    """Everything that a step needs and changes: samplers, model and engine, banks, running statistics, key encoder."""
 
     def __init__(
         self,
@@ -53,16 +55,19 @@ class TrainingStep:
         self.rank, world = ranks
         self.groups = config.groups_per_step // world
         self.sampler, self.mlm_sampler = self._sampler("pairs"), self._sampler("mlm")
-        self.banks = LanguageBanks(
-            self.sampler.languages, config.bank.size, config.projection, config.bank.max_age, where
-        )
+        split = config.bank.placement == "sharded" and config.bank.size > 0
+        shard = Shard(self.rank, world) if split else WHOLE
+        self.banks = LanguageBanks(config.bank, self.sampler.languages, config.projection, where, config.seed, shard)
         self.running = RunningStatistics(config.projection, config.norm_momentum, where)
         torch.manual_seed(config.seed)
-        model = CcpModel(encoder.model, encoder.pooling, config.projection, config.mlm.weight > 0)
+        model = CcpModel(encoder.model, encoder.pooling, config.projection, config.mlm.weight > 0, config.norm)
+        self.keys = KeyEncoder(model, config.bank.momentum) if config.bank.momentum is not None else None
         if config.deepspeed.activation_checkpointing:
             encoder.model.gradient_checkpointing_enable()
         self.engine = start_engine(model, config, world)
         self.engine.train()
+        if self.keys:
+            self.keys.place(where, next(self.engine.module.parameters()).dtype)
 
     def run(self, step: int) -> dict[str, float]:
         """Do the step; means over all groups of all ranks by metric name. Raises CcpError for a loss not finite."""
@@ -70,30 +75,46 @@ class TrainingStep:
         set_learning_rates(self.engine, rates := learning_rates(config.optimizer, config.steps, step))
         result = self._groups(step)
         self._remember(step, result)
-        means = mean_over_ranks(result.metrics, self.device)
-        if not np.isfinite(means["loss"]):
+        means = mean_over_ranks(result.metrics)
+        if not math.isfinite(means["loss"]):
             raise CcpError(
                 f"the loss is {means['loss']} at step {step}; lower optimizer.lr and choose another --output"
             )
         return means | {"lr": rates["encoder"], "bank_fill": self.banks.fill() if config.bank.size else 0.0}
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What checkpoints keep besides the engine's own state."""
-        return self.banks.state() | self.running.state()
+        """What checkpoints keep besides the engine's own state: copies on the CPU, the same at any world size.
+
+        Collective; rank 0 gets it, the others an empty dictionary. Raises CcpError where ranks' banks disagree.
+        """
+        checksums = gather_objects(self.banks.checksum())
+        if len(set(checksums)) > 1:
+            raise CcpError(
+                f"the ranks' banks differ (checksums {', '.join(c[:8] for c in checksums)}); nothing was saved"
+            )
+        banks = self.banks.state() if self.rank == 0 or self.banks.shard.ranks > 1 else {}
+        if self.rank:
+            return {}
+        running = {name: tensor.cpu().clone() for name, tensor in self.running.state().items()}
+        return banks | running | (self.keys.state() if self.keys else {})
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Continue from a `state()` of any world size; every rank gives the whole of it."""
         self.banks.load(state)
         self.running.load(state)
+        if self.keys:
+            self.keys.load(state)
 
     def _groups(self, step: int) -> StepResult:
         """Forward and backward of this rank's groups, and the optimiser step."""
         keys, hashes, statistics, metrics = [], [], [], []
+        running = self.running.current()
         for group in range(self.rank * self.groups, (self.rank + 1) * self.groups):
-            lang, batch = self._batch(step, group)
             running_side = (step + group) % 2
+            lang, batch = self._batch(step, group, running_side)
             torch.manual_seed(int(random_generator(self.config.seed, "dropout", step, group).integers(1 << 62)))
-            output: GroupOutput = self.engine(batch, running_side, self.running.current())
-            contrast, ages = self._contrast(output, lang, running_side, step)
+            output = self._forward(batch, running_side, running)
+            contrast, term = self._contrast(output, lang, running_side, step)
             loss = contrast.loss + self.config.mlm.weight * output.mlm
             self.engine.backward(loss)
             self.engine.step()
@@ -101,34 +122,51 @@ class TrainingStep:
             keys.append(side.vectors_PD.detach())
             hashes.append(side.hashes_P)
             statistics.append(torch.stack(output.statistics))
-            metrics.append(_group_metrics(loss, contrast, output.mlm, ages, batch))
-        means = {name: float(np.mean([group[name] for group in metrics])) for name in metrics[0]}
-        return StepResult(means, torch.stack(keys), torch.stack(hashes), torch.stack(statistics))
+            metrics.append(_group_metrics(loss, contrast, output.mlm, term, batch, self.keys is None))
+        stacked = {name: torch.stack([group[name] for group in metrics]) for name in metrics[0]}
+        return StepResult(stacked, torch.stack(keys), torch.stack(hashes), torch.stack(statistics))
+
+    def _forward(self, batch: GroupBatch, running_side: int, running: Statistics | None) -> GroupOutput:
+        keys = self.keys.encode(batch.keys, running) if self.keys and batch.keys else None
+        output: GroupOutput = self.engine(batch, running_side, running, keys)
+        return output
 
     def _contrast(
         self, output: GroupOutput, lang: str, running_side: int, step: int
-    ) -> tuple[ContrastiveOutput, torch.Tensor]:
-        use_bank = self.config.bank.size > 0 and step >= self.config.bank.warmup_steps
-        negatives = self.banks.negatives(lang, step) if use_bank else None
-        contrast = bidirectional_info_nce(
-            output.centre, output.context, negatives, running_side, self.config.temperature
-        )
-        return contrast, negatives.ages_M if negatives else torch.zeros(0)
+    ) -> tuple[ContrastiveOutput, BankTerm | None]:
+        config, term = self.config, None
+        sides = output.centre, output.context
+        if config.bank.size > 0 and step >= config.bank.warmup_steps:
+            queries, keys = sides[1 - running_side], sides[running_side]
+            hashes_2P = torch.stack([queries.hashes_P, keys.hashes_P])
+            term = bank_term(self.banks, lang, queries.vectors_PD, hashes_2P, step, config.temperature)
+        both = self.keys is None
+        return bidirectional_info_nce(*sides, term, running_side, config.temperature, both=both), term
 
     def _remember(self, step: int, result: StepResult) -> None:
         """Push all ranks' keys in group order and fold their statistics in: every rank does the same."""
         if self.config.bank.size:
             keys_GPD, hashes_GP = gather_groups(result.keys_GPD), gather_groups(result.hashes_GP)
-            for group, (keys_PD, hashes_P) in enumerate(zip(keys_GPD, hashes_GP, strict=True)):
-                self.banks.push(self.sampler.language(step, group), keys_PD, hashes_P, step)
-        self.running.update(gather_groups(result.statistics_G2D))
+            langs = [self.sampler.language(step, group) for group in range(len(keys_GPD))]
+            self.banks.push(langs, keys_GPD, hashes_GP, step)
+        if self.config.norm == "asymmetric":  # else there are none, and no side is normalised by them
+            self.running.update(gather_groups(result.statistics_G2D))
+        if self.keys:
+            self.keys.follow(self.engine.module)
 
-    def _batch(self, step: int, group: int) -> tuple[str, GroupBatch]:
+    def _batch(self, step: int, group: int, running_side: int) -> tuple[str, GroupBatch]:
         config = self.config
-        lang, indices = self.sampler.draw(step, group, config.pairs_per_group)
-        pairs = self.reader.pairs(lang, indices, config.radius, config.seed, step, group)
+        if config.mixed_groups:
+            draws = self.sampler.draw_mixed(step, group, config.pairs_per_group)
+            pairs = self.reader.mixed_pairs(draws, config.radius, config.seed, step, group)
+        else:
+            lang, indices = self.sampler.draw(step, group, config.pairs_per_group)
+            pairs = self.reader.pairs(lang, indices, config.radius, config.seed, step, group)
         masked = self._masked(step, group) if config.mlm.weight else None
-        return lang, collate(pairs, masked, self.encoder.pad_id, config.chunks, self.device)
+        # A mixed group keeps the label that `sampler` gives every group: the one bank for all does not ask for it.
+        return self.sampler.language(step, group), collate(
+            pairs, masked, self.encoder.pad_id, config.chunks, self.device, running_side if self.keys else None
+        )
 
     def _masked(self, step: int, group: int) -> MaskedBatch:
         tokenizer, config = self.encoder.tokenizer, self.config
@@ -146,20 +184,29 @@ class TrainingStep:
 
 
 def _group_metrics(
-    loss: torch.Tensor, contrast: ContrastiveOutput, mlm: torch.Tensor, ages: torch.Tensor, batch: GroupBatch
-) -> dict[str, float]:
+    loss: torch.Tensor,
+    contrast: ContrastiveOutput,
+    mlm: torch.Tensor,
+    term: BankTerm | None,
+    batch: GroupBatch,
+    both_directions: bool,
+) -> dict[str, torch.Tensor]:
+    """Scalars on the device. chance: the loss of guessing, over the directions trained."""
     real, padded = batch.tokens
     pairs = len(batch.centre_hashes_P)
+    used, age = (term.used, term.age) if term else (torch.zeros_like(mlm), torch.zeros_like(mlm))
+    chance = torch.log(pairs + used.double())
     return {
-        "loss": loss.item(),
-        "contrastive": contrast.loss.item(),
-        "chance": (math.log(pairs) + math.log(pairs + len(ages))) / 2,
-        "mlm": mlm.item(),
-        "accuracy": contrast.accuracy.item(),
-        "masked_share": contrast.masked_share.item(),
-        "staleness_gap": contrast.staleness_gap.item(),
-        "bank_used": float(len(ages)),
-        "bank_age": float(ages.float().mean()) if len(ages) else 0.0,
-        "tokens": float(real),
-        "padding_efficiency": real / padded,
+        "loss": loss.detach(),
+        "contrastive": contrast.loss.detach(),
+        "chance": (math.log(pairs) + chance) / 2 if both_directions else chance,
+        "mlm": mlm.detach(),
+        "accuracy": contrast.accuracy,
+        "masked_share": contrast.masked_share,
+        "bank_masked_share": contrast.bank_masked_share,
+        "staleness_gap": contrast.staleness_gap,
+        "bank_used": used,
+        "bank_age": age,
+        "tokens": mlm.new_tensor(real),
+        "padding_efficiency": mlm.new_tensor(real / padded),
     }

@@ -2,7 +2,11 @@
 
 The objective's own test, on held-out documents: no translations needed, and defined for each language by itself.
 A neighbour counts if it stands in the same document at most `window` positions away. Chance is what a random
-other sentence would score: about 2 * window / (N - 1).
+other sentence would score.
+
+The N sentences are short passages of as many documents as there are, because training tells a context from random
+sentences of the language. Whole chapters of a few novels instead would ask for the right page among the same
+characters and places, which nothing in the objective teaches.
 """
 
 from __future__ import annotations
@@ -28,7 +32,16 @@ class ContextConfig(StrictModel):
 
     languages: list[str] | None = Field(default=None, description="None: all with held-out documents")
     sentences: int = Field(default=1000, ge=3, description="of each language, at most")
+    passage: int = Field(default=11, ge=2, description="sentences in a row, of each document before more of any")
     window: int = Field(default=5, ge=1, description="positions on either side")
+
+
+class Row(NamedTuple):
+    """A sentence and its position in its document."""
+
+    position: int
+    id: str
+    text: str
 
 
 class Sample(NamedTuple):
@@ -97,7 +110,7 @@ def chance_level(sample: Sample, window: int) -> float:
 
 
 def load_context(data: str, config: ContextConfig | None = None) -> Context:
-    """Held-out documents of a corpus artifact, whole and in order; the one that reaches `sentences` is cut there.
+    """Passages of a corpus artifact's held-out documents.
 
     Raises UsageError for a chosen language that the corpus has not, DataError where nothing was held out.
     """
@@ -106,7 +119,7 @@ def load_context(data: str, config: ContextConfig | None = None) -> Context:
     unknown = sorted(set(config.languages or ()) - set(corpus.languages))
     if unknown:
         raise UsageError(f"{data}: the corpus has no language {unknown[0]!r}; it has {', '.join(corpus.languages)}")
-    samples = {lang: _sample(corpus, lang, config.sentences) for lang in config.languages or corpus.languages}
+    samples = {lang: _sample(corpus, lang, config) for lang in config.languages or corpus.languages}
     empty = sorted(lang for lang, sample in samples.items() if sample is None)
     if empty and (config.languages or len(empty) == len(samples)):
         raise DataError(
@@ -118,30 +131,32 @@ def load_context(data: str, config: ContextConfig | None = None) -> Context:
     return Context({lang: sample for lang, sample in samples.items() if sample is not None}, config.window)
 
 
-def _sample(corpus: Corpus, lang: str, most: int) -> Sample | None:
-    rows: list[tuple[str, str, str, int]] = []
+def _sample(corpus: Corpus, lang: str, config: ContextConfig) -> Sample | None:
+    documents: dict[str, list[Row]] = {}
     for part in corpus.parts("dev", lang):
-        if len(rows) >= most:
+        if sum(min(len(rows), config.passage) for rows in documents.values()) >= config.sentences:
             break
         table = corpus.read_sentences(part)
-        columns = (table.column(name).to_pylist() for name in ("id", "doc", "text", "position"))
-        rows += _whole_documents(list(zip(*columns, strict=True)), most - len(rows))
-    if len(rows) < 3:
+        columns = (table.column(name).to_pylist() for name in ("doc", "position", "id", "text"))
+        for doc, *row in zip(*columns, strict=True):
+            documents.setdefault(doc, []).append(Row(*row))
+    taken = passages([sorted(rows) for rows in documents.values()], config.passage, config.sentences)
+    if len(taken) < 3:
         return None
-    numbers: dict[str, int] = {}
-    documents = [numbers.setdefault(doc, len(numbers)) for _, doc, _, _ in rows]
-    texts = [Text(id, lang, text) for id, _, text, _ in rows]
-    return Sample(texts, np.array(documents), np.array([position for *_, position in rows]))
+    texts = [Text(row.id, lang, row.text) for _, row in taken]
+    numbers = np.unique([number for number, _ in taken], return_inverse=True)[1]
+    return Sample(texts, numbers, np.array([row.position for _, row in taken]))
 
 
-def _whole_documents(rows: Sequence[tuple[str, str, str, int]], room: int) -> list[tuple[str, str, str, int]]:
-    """Documents with a context (two sentences and more), until `room` is full."""
-    documents: dict[str, list[tuple[str, str, str, int]]] = {}
-    for row in rows:
-        documents.setdefault(row[1], []).append(row)
-    taken: list[tuple[str, str, str, int]] = []
-    for sentences in documents.values():
-        left = room - len(taken)
-        if len(sentences) >= 2 and left >= 2:
-            taken += sorted(sentences, key=lambda row: row[3])[:left]
-    return taken
+def passages(documents: Sequence[Sequence[Row]], length: int, most: int) -> list[tuple[int, Row]]:
+    """The first `length` sentences of every document, then the next of every one, until there are `most`.
+
+    Returns (number of the document, row) in order. A passage of one sentence is left out: it has no context.
+    """
+    taken: list[tuple[int, Row]] = []
+    for start in range(0, max(map(len, documents), default=0), length):
+        for number, rows in enumerate(documents):
+            passage = rows[start : start + length][: most - len(taken)]
+            if len(passage) >= 2:
+                taken += [(number, row) for row in passage]
+    return sorted(taken)

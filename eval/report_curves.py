@@ -43,6 +43,7 @@ _PROBE = (
     ("effective_rank", "Effective rank", "dimensions", "How many directions the space uses.", True),
     ("alignment", "Alignment", "squared distance", "Of context pairs; lower is closer.", True),
     ("uniformity", "Uniformity", "log potential", "Lower is more even over the sphere.", False),
+    ("leakage", "Leakage", "nats", "What batch statistics alone give away; 0 is healthy.", True),
 )
 
 
@@ -50,7 +51,7 @@ def from_metrics(rows: Sequence[Row]) -> list[Curve]:
     """Training and health charts of metrics rows, in the order they are shown.
 
     A row is {"step", "contrastive", ...} or {"step", "probe": {language: {"std", "effective_rank", "alignment",
-    "uniformity"}}}; unknown keys are ignored, missing ones leave their chart out.
+    "uniformity", "leakage"}}}; unknown keys are ignored, missing ones leave their chart out.
     """
     training = [row for row in rows if "probe" not in row]
     probes = [row for row in rows if "probe" in row]

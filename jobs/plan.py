@@ -57,7 +57,7 @@ def pretrain_plan(
     stage = config.deepspeed.zero_stage
     weight, gradient, moments = ((4 / workers if stage >= level else 4) for level in (3, 2, 1))
     model = parameters * (weight + gradient + 2 * moments)
-    banks = languages * config.bank.size * (4 * config.projection + 16)
+    banks = config.bank.memory(languages, config.projection, workers)
     lines = [
         ("parameters", f"{parameters:,}"),
         ("workers", str(workers)),

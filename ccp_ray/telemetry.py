@@ -1,0 +1,137 @@
+"""Metrics rows as they are made: to TensorBoard, to JSON lines, and to Ray's metrics.
+
+The driver hands over each row that rank 0 reports. Gauges are set at once, and Ray's agent on the driver's node serves
+them to Prometheus. Files go to the output's store below `_telemetry/ATTEMPT/`, ATTEMPT being the driver's start:
+
+    rows-00000.jsonl                      {"time": seconds since 1970, …the row}
+    events.out.tfevents.START.00000       the same as scalars; `tensorboard --logdir OUTPUT/_telemetry`
+
+Each flush writes a new pair of files and never touches an old one: S3 cannot append, and TensorBoard holds the files
+of a local folder open, so it would never see one that was replaced. The time between flushes is a hundredth of that
+since the start, at least 10 s and at most 10 min: a week makes 1,420 pairs. A killed driver loses the rows since its
+last flush here, but not in the artifact, whose `metrics.jsonl` comes from the checkpoints. Nothing here is part of
+the artifact.
+
+A resumed run is an attempt of its own and repeats the steps since the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from ccp_ray.errors import StoreError
+from ccp_ray.progress import say
+from ccp_ray.storage import open_store
+
+FOLDER = "_telemetry"
+_LEAST_S, _MOST_S, _SHARE = 10.0, 600.0, 0.01
+
+Row = Mapping[str, Any]
+Clock = Callable[[], float]
+
+
+class Point(NamedTuple):
+    """One number of a row. kind: train, probe or monitor; only a probe's number has a language."""
+
+    kind: str
+    name: str
+    language: str | None
+    value: float
+
+
+def points(row: Row) -> Iterator[Point]:
+    """The numbers of a training row or a probe row; a probe row also says how many problems the monitor named."""
+    if "probe" in row:
+        for language, values in row["probe"].items():
+            yield from (Point("probe", name, language, float(value)) for name, value in values.items())
+        yield Point("monitor", "problems", None, float(len(row.get("problems", []))))
+    else:
+        yield from (Point("train", name, None, float(value)) for name, value in row.items() if name != "step")
+
+
+class Telemetry:
+    """Takes rows in one thread; use as a context, so that the last ones are written."""
+
+    def __init__(self, output: str, clock: Clock = time.time) -> None:
+        self.store, self.clock = open_store(output), clock
+        self.run, self.started = self.store.root, clock()
+        self.attempt = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(self.started))}-{os.urandom(2).hex()}"
+        self._waiting: list[tuple[float, Row]] = []
+        self._flushed, self._number = self.started, 0
+        self._gauges: dict[str, Any] = {}
+
+    def __enter__(self) -> Telemetry:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.flush()
+
+    def add(self, row: Row) -> None:
+        """Set the gauges, and keep the row for the next flush."""
+        for point in points(row):
+            self._gauge(point)
+        self._waiting.append((self.clock(), row))
+
+    def flush_if_due(self) -> None:
+        now = self.clock()
+        if now - self._flushed >= min(_MOST_S, max(_LEAST_S, _SHARE * (now - self.started))):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that wait. A store that fails is told of, and asked again at the next flush."""
+        self._flushed = self.clock()
+        if not self._waiting:
+            return
+        prefix = f"{FOLDER}/{self.attempt}"
+        lines = "".join(json.dumps({"time": when, **row}) + "\n" for when, row in self._waiting)
+        events = f"events.out.tfevents.{int(self.started)}.{self._number:05d}"
+        try:
+            self.store.write(f"{prefix}/rows-{self._number:05d}.jsonl", lines.encode())
+            self.store.write(f"{prefix}/{events}", _events(self._waiting))
+        except (StoreError, OSError) as error:  # OSError: of the temporary folder
+            # Training goes on: its own writes to the same store decide whether it can.
+            say(f"telemetry: {len(self._waiting)} rows wait, {error}")
+            return
+        self._waiting.clear()
+        self._number += 1
+
+    def _gauge(self, point: Point) -> None:
+        from ray.util.metrics import Gauge
+
+        tags = {"run": self.run} | ({"language": point.language} if point.language else {})
+        name = f"ccp_ray_{point.kind}_{point.name}"
+        if name not in self._gauges:
+            self._gauges[name] = Gauge(name, f"{point.kind}: {point.name}, at the last report", tuple(tags))
+        self._gauges[name].set(point.value, tags)
+
+
+def _events(rows: list[tuple[float, Row]]) -> bytes:
+    """A TensorBoard event file: scalars by row, and what the monitor said as text.
+
+    `EventsWriter` writes at once; the package's `SummaryWriter` would start a thread for every file.
+    """
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import scalar, text
+
+    with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
+        writer = EventsWriter(f"{scratch}/events")
+        for when, row in rows:
+            step = int(row["step"])
+            for kind, name, language, value in points(row):
+                tag = f"{name}/{language}" if language else f"{kind}/{name}"  # TensorBoard groups by the first part
+                writer.write_event(Event(wall_time=when, step=step, summary=scalar(tag, value)))
+            for problem in row.get("problems", []):
+                writer.write_event(Event(wall_time=when, step=step, summary=text("problems", problem)))
+        writer.close()
+        (path,) = Path(scratch).iterdir()
+        return path.read_bytes()

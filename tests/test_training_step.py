@@ -1,0 +1,112 @@
+"""The step in 1, 2 and 4 processes: the same loss, gradients, banks, statistics and keys, wherever the banks are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import training_ranks
+from training_ranks import Outcome, Scenario
+
+pytestmark = pytest.mark.timeout(600)
+
+_SHARDED = {"placement": "sharded"}
+_MOMENTUM = {"momentum": 0.9}
+_SCENARIOS = {
+    "replicated": Scenario({}),
+    "sharded": Scenario({"bank": _SHARDED}),
+    "momentum": Scenario({"bank": _MOMENTUM}),
+    "momentum, sharded, ZeRO 3": Scenario({"bank": _SHARDED | _MOMENTUM, "deepspeed": {"zero_stage": 3}}),
+    "shared": Scenario({"bank": _SHARDED | {"kind": "shared", "fill": "random", "max_age": None, "warmup_steps": 0}}),
+}
+_ORACLES = {"sharded": "replicated", "momentum, sharded, ZeRO 3": "momentum"}  # the others: themselves in one process
+
+Outcomes = dict[int, dict[str, list[Outcome]]]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """Of every rank, by world size and scenario. `moved`: the banks of 2 processes in 4, and from there in 1."""
+    folder = tmp_path_factory.mktemp("ranks")
+    more = {"restarted": _SCENARIOS["momentum, sharded, ZeRO 3"]._replace(restart=2)}
+    found: Outcomes = {}
+    for world, written_by in ((2, None), (4, (2, "sharded")), (1, (4, "moved"))):
+        if written_by is not None:
+            state = found[written_by[0]][written_by[1]][0].state
+            more = {"moved": Scenario({"bank": _SHARDED}, steps=0, state=state)}
+        found[world] = training_ranks.train(world, _SCENARIOS | more, folder / str(world))
+    return found
+
+
+def oracle(outcomes: Outcomes, scenario: str) -> Outcome:
+    return outcomes[1][_ORACLES.get(scenario, scenario)][0]
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("scenario", _SCENARIOS)
+def test_world_size_and_placement_do_not_change_the_step(outcomes: Outcomes, scenario: str, world: int) -> None:
+    expected, got = oracle(outcomes, scenario), outcomes[world][scenario][0]
+    assert len(got.metrics) == len(got.gradients) == 4
+    for one, other in zip(expected.metrics, got.metrics, strict=True):
+        assert other == pytest.approx(one, rel=1e-5, abs=1e-5)
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    for one, other in zip(expected.gradients, got.gradients, strict=True):
+        assert one.keys() == other.keys()
+        largest = max(float(gradient.abs().max()) for gradient in one.values())
+        for name, gradient in one.items():  # attention's key biases have gradient zero: only rounding is left of it
+            scale = max(float(gradient.abs().max()), 1e-2 * largest)
+            torch.testing.assert_close(other[name], gradient, rtol=1e-5, atol=1e-5 * scale, msg=name)
+    assert expected.state.keys() == got.state.keys()
+    for name, tensor in expected.state.items():  # banks, running statistics, the momentum encoder
+        torch.testing.assert_close(got.state[name], tensor, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_the_banks_take_part(outcomes: Outcomes) -> None:
+    """Else the comparisons above would compare little."""
+    for scenario in _SCENARIOS:
+        last = oracle(outcomes, scenario).metrics[-1]
+        assert 10 < last["bank_used"] <= 14
+        assert last["bank_masked_share"] > 0
+        assert last["staleness_gap"] != 0
+        assert last["bank_fill"] == 1
+    assert oracle(outcomes, "shared").metrics[0]["bank_used"] == 14  # so gradients are compared at equal weights too
+    keys = oracle(outcomes, "momentum").state
+    assert any(name.startswith("momentum.encoder.") for name in keys)
+    assert any(name.startswith("momentum.head.") for name in keys)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("scenario", _SCENARIOS)
+def test_the_ranks_agree_after_every_step(outcomes: Outcomes, scenario: str, world: int) -> None:
+    ranks = outcomes[world][scenario]
+    assert len(ranks) == world
+    for checksums in zip(*(rank.checksums for rank in ranks), strict=True):
+        assert len(set(checksums)) == 1
+    assert len(set(ranks[0].checksums)) == 4
+    assert [bool(rank.state) for rank in ranks] == [True] + [False] * (world - 1)
+
+
+def test_memory_of_sharded_banks_falls_with_the_ranks(outcomes: Outcomes) -> None:
+    bytes_a_slot = 3 * (4 * 8 + 16)
+    held = {world: [rank.bank_bytes for rank in outcomes[world]["sharded"]] for world in (1, 2, 4)}
+    assert held == {1: [14 * bytes_a_slot], 2: [7 * bytes_a_slot] * 2, 4: [4 * bytes_a_slot] * 4}  # 14 / 4, rounded up
+    settings = training_ranks.config(bank=_SHARDED)
+    assert held == {world: [settings.bank.memory(3, 8, world)] * world for world in (1, 2, 4)}
+    assert {rank.bank_bytes for rank in outcomes[4]["replicated"]} == {14 * bytes_a_slot}
+
+
+def test_banks_moved_to_other_world_sizes_are_the_same_bits(outcomes: Outcomes) -> None:
+    written = outcomes[2]["sharded"][0].state
+    for world in (4, 1):
+        read = outcomes[world]["moved"][0].state
+        assert read.keys() == written.keys()
+        assert all(torch.equal(read[name], tensor) for name, tensor in written.items())
+    assert written["bank.keys"].any()
+
+
+def test_a_restart_from_a_checkpoint_changes_no_bit(outcomes: Outcomes) -> None:
+    for straight, restarted in zip(outcomes[2]["momentum, sharded, ZeRO 3"], outcomes[2]["restarted"], strict=True):
+        assert restarted.metrics == straight.metrics
+        assert restarted.checksums == straight.checksums
+        for name, weight in straight.weights.items():
+            assert torch.equal(restarted.weights[name], weight), name
+        assert all(torch.equal(restarted.state[name], tensor) for name, tensor in straight.state.items())
