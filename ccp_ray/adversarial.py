@@ -7,8 +7,8 @@ the map W learns to mislead it. After each update of W
     W <- (1 + beta) W - beta (W W^T) W
 
 draws it back towards the orthogonal maps. After every epoch the unsupervised criterion (`rotation.mutual_neighbours`)
-is measured for the nearest orthogonal map; the best one over all epochs and runs is the result, for `rotation` to refine
-and to accept or reject.
+is measured for the nearest orthogonal map; the best one over all epochs and runs is the result, for `rotation` to
+refine, and to accept or reject.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ccp_ray.calibration_config import AdversarialConfig
+from ccp_ray.errors import DataError
 from ccp_ray.rotation import FloatArray, Sides, mutual_neighbours
 
 _JUDGES = 1000  # rows of each side that pick an epoch
@@ -34,12 +35,11 @@ class Start(NamedTuple):
     runs: int
 
 
-def adversarial_start(
-    fitted: Sides, judged: Sides, config: AdversarialConfig, neighbours: int, seed: int
-) -> Start:
+def adversarial_start(fitted: Sides, judged: Sides, config: AdversarialConfig, neighbours: int, seed: int) -> Start:
     """The best map of all runs; the first that closes `enough` of the gap ends the search.
 
-    `fitted` and `judged` hold rows of unit length; the discriminator never sees `judged`, which only picks.
+    `fitted` and `judged` hold rows of unit length; the discriminator never sees `judged`, which only picks. Raises
+    DataError where every run left the finite numbers.
     """
     few = Sides(judged.source_ND[:_JUDGES], judged.target_MD[:_JUDGES])
     enough = _enough(fitted, few, config.enough, neighbours)
@@ -49,6 +49,11 @@ def adversarial_start(
         best = (found if found.criterion > best.criterion else best)._replace(runs=restart + 1)
         if best.criterion >= enough:
             break
+    if best.criterion == -np.inf:
+        raise DataError(
+            f"the adversarial start diverged in all {config.restarts} runs; lower adversarial.discriminator_lr "
+            "and adversarial.lr, or use start: identity"
+        )
     return best
 
 
@@ -79,6 +84,8 @@ def _run(
         for _ in range(config.epochs):
             for _ in range(config.steps):
                 game.step(lr)
+            if not game.finite():
+                break  # it diverged: nothing more to come of this run, and another begins elsewhere
             found_DD = game.orthogonal()
             criterion = mutual_neighbours(judged.source_ND @ found_DD, judged.target_MD, neighbours).criterion
             if criterion > best.criterion:
@@ -129,13 +136,16 @@ class _Game:
             with torch.no_grad():
                 rows_BD = self._rows()
             self.optimizer.zero_grad()
-            binary_cross_entropy_with_logits(self.discriminator(rows_BD), self.labels_B1).backward()
+            torch.autograd.backward(binary_cross_entropy_with_logits(self.discriminator(rows_BD), self.labels_B1))
             self.optimizer.step()
         mislead = binary_cross_entropy_with_logits(self.discriminator(self._rows()), 1 - self.labels_B1)
         (gradient_DD,) = torch.autograd.grad(mislead, self.map_DD)
         with torch.no_grad():
             moved_DD = self.map_DD - lr * gradient_DD
             self.map_DD.copy_(towards_orthogonal(moved_DD, self.config.beta))
+
+    def finite(self) -> bool:
+        return bool(torch.isfinite(self.map_DD).all())
 
     def orthogonal(self) -> FloatArray:
         """The orthogonal map that is nearest to the map (Schönemann 1966)."""

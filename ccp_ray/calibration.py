@@ -33,12 +33,23 @@ _TINY = 1e-12
 
 
 class Judgement(NamedTuple):
-    """What became of a language's steps; `shift` and `scaled` are the criterion after each, `rotation` has its own."""
+    """What became of a language's steps; `shift` and `scaled` are the criterion after each, `rotation` has its own.
+
+    Of held-out rows, with steps that were fitted without them (`calibration_fit`). "unit" is the scale that no
+    criterion can judge; a rotation of None was not asked for.
+    """
 
     scale: Literal["accepted", "rejected", "unit"]
     shift: float
     scaled: float
     rotation: Rotation | None
+
+    @property
+    def result(self) -> float:
+        """The criterion after the steps that were kept: at least `shift`, unless the scale is "unit"."""
+        if self.rotation is not None and self.rotation.accepted:
+            return self.rotation.after
+        return self.shift if self.scale == "rejected" else self.scaled
 
 
 class Calibration:
@@ -103,7 +114,7 @@ class Calibration:
         return put_bytes(store, FILE, save({name: np.ascontiguousarray(value) for name, value in tensors.items()}))
 
     def summary(self) -> dict[str, Any]:
-        """Pivot, and per language whether scale and rotation were accepted, with the criterion before and after."""
+        """Pivot, and per language whether scale and rotation were accepted, with the criterion after each step."""
         languages = {lang: _told(self.judgements.get(lang)) for lang in self.languages}
         return {"pivot": self.pivot, "dimensions": self.dimensions, "languages": languages}
 
@@ -115,22 +126,26 @@ def unit(vectors_ND: FloatArray) -> FloatArray:
 
 
 def _told(judgement: Judgement | None) -> dict[str, Any]:
-    """A language's part of the summary; of the pivot, which nothing is judged of, only that it is."""
+    """A language's part of the summary; of the pivot, which nothing is judged of, only that it is.
+
+    `criterion_rotate` is the best that any start reached, accepted or not; `criterion_result` that of what was kept.
+    """
     if judgement is None:
         return {"scale": "pivot", "rotation": "pivot"}
     rotation = judgement.rotation
     told: dict[str, Any] = {
         "scale": judgement.scale,
+        "rotation": "off" if rotation is None else "accepted" if rotation.accepted else "rejected",
         "criterion_shift": round(judgement.shift, 6),
         "criterion_scale": round(judgement.scaled, 6),
+        "criterion_result": round(judgement.result, 6),
     }
     if rotation is None:
-        return told | {"rotation": "off"}
+        return told
     return told | {
-        "rotation": "accepted" if rotation.accepted else "rejected",
-        "criterion_before": round(rotation.before, 6),
-        "criterion_after": round(rotation.after, 6),
+        "criterion_rotate": round(rotation.after, 6),
         "start": rotation.start,
+        "starts": {name: round(criterion, 6) for name, criterion in rotation.tried.items()},
         "iterations": rotation.iterations,
         "pairs": rotation.pairs,
     }

@@ -157,7 +157,8 @@ def _rotate(lang: str, fitted: Sides, judged: Sides, config: CalibrationConfig) 
         from ccp_ray.adversarial import adversarial_start  # torch, which nothing else here needs
 
         seed = zlib.crc32(f"{config.seed}/{lang}".encode())
-        starts["adversarial"] = adversarial_start(fitted, judged, config.adversarial, config.csls_k, seed)
+        found = adversarial_start(fitted, judged, config.adversarial, config.csls_k, seed)
+        starts["adversarial"] = found.matrix_DD
     return learn_rotation(
         fitted,
         judged,

@@ -1,7 +1,8 @@
 """An orthogonal map between two languages' sentence spaces, learned without any pairing.
 
-From the identity, refine as Conneau et al. 2017 (arXiv 1710.04087) do: mutual nearest neighbours under CSLS become a
-dictionary, orthogonal Procrustes fits the map to it, again until the criterion stops rising. Three things differ,
+From a start (the identity, or the map that `adversarial` finds) refine as Conneau et al. 2017 (arXiv 1710.04087) do:
+mutual nearest neighbours under CSLS become a dictionary, orthogonal Procrustes fits the map to it, again until the
+criterion stops rising. Three things differ,
 because sentences of two corpora are no translations of each other (word lists are, nearly):
 
 - The criterion, that paper's own (mean cosine of CSLS nearest neighbours, here in both directions), is measured on
@@ -36,7 +37,12 @@ _BLOCK = 1024
 
 
 class Rotation(NamedTuple):
-    """`matrix_DD` maps row vectors: x @ matrix_DD. `before` and `after` are the criterion, `start` led to `after`."""
+    """What became of a language's rotation.
+
+    `matrix_DD` maps row vectors: x @ matrix_DD; the identity unless `accepted`. `before` is the criterion without a
+    rotation, `tried` the best one from each start, and `after` the best of these, reached from `start` with `pairs` in
+    the last of `iterations` dictionaries.
+    """
 
     matrix_DD: FloatArray
     accepted: bool
@@ -45,6 +51,7 @@ class Rotation(NamedTuple):
     start: str
     iterations: int
     pairs: int
+    tried: dict[str, float]
 
 
 class Sides(NamedTuple):
@@ -77,18 +84,20 @@ def learn_rotation(
 ) -> Rotation:
     """The map from the source's space into the target's: each start, refined on `fitted`; `judged` picks and accepts.
 
-    `starts` are orthogonal maps [D, D] by name. `after` is the best criterion seen, accepted or not.
+    `starts` are orthogonal maps [D, D] by name, at least one; of two that reach the same, the first wins.
+    `minimum_gain` is the share of the cosine distance before (1 - criterion) that must go, or the identity stays.
     """
-    identity_DD = np.eye(fitted.source_ND.shape[1], dtype=np.float32)
     before = mutual_neighbours(*judged, neighbours).criterion
-    best = Rotation(identity_DD, False, before, before, "identity", 0, 0)
-    for name, start_DD in starts.items():
-        for found in _refine(fitted, judged, start_DD, iterations, neighbours, damping):
-            if found.criterion > best.after:
-                best = Rotation(found.matrix_DD, True, before, found.criterion, name, found.iterations, found.pairs)
-    if not improves(before, best.after, minimum_gain):
-        return best._replace(matrix_DD=identity_DD, accepted=False)
-    return best
+    found = {
+        name: max(_refine(fitted, judged, start_DD, iterations, neighbours, damping), key=lambda map_: map_.criterion)
+        for name, start_DD in starts.items()
+    }
+    tried = {name: refined.criterion for name, refined in found.items()}
+    start = max(tried, key=lambda name: tried[name])
+    best = found[start]
+    accepted = improves(before, best.criterion, minimum_gain)
+    matrix_DD = best.matrix_DD if accepted else np.eye(len(best.matrix_DD), dtype=np.float32)
+    return Rotation(matrix_DD, accepted, before, best.criterion, start, best.iterations, best.pairs, tried)
 
 
 class _Refined(NamedTuple):
