@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from synthetic_spaces import distance, sentences, turn
 
 from ccp_ray.calibration import STEPS, Calibration, unit
-from ccp_ray.calibration_config import CalibrationConfig
+from ccp_ray.calibration_config import AdversarialConfig, CalibrationConfig
 from ccp_ray.calibration_fit import fit, sample_rows
 from ccp_ray.errors import DataError, UsageError
 from ccp_ray.rotation import mutual_neighbours
@@ -96,7 +96,9 @@ def test_summary_tells_what_became_of_each_rotation() -> None:
         "de": "rejected",
         "xx": "accepted",
     }
-    assert languages["xx"]["criterion_after"] > languages["xx"]["criterion_before"]
+    assert languages["xx"]["criterion_result"] == languages["xx"]["criterion_rotate"]
+    assert languages["xx"]["criterion_rotate"] > languages["xx"]["criterion_shift"]
+    assert languages["de"]["criterion_result"] == languages["de"]["criterion_shift"]
     off = fit(rows, CalibrationConfig(rotate=False)).summary()["languages"]
     assert {found["rotation"] for found in off.values()} == {"pivot", "off"}
 
@@ -177,16 +179,18 @@ def test_unit_scale_is_the_papers_and_not_judged() -> None:
     degrees=st.sampled_from([0, 40, 120]),
     sigma=st.sampled_from([0.0, 0.5]),
     related=st.booleans(),
+    start=st.sampled_from(["identity", "best"]),
 )
 @settings(deadline=None, max_examples=20)
 def test_never_worse_than_shift_alone_on_rows_that_no_fit_saw(
-    seed: int, width: int, degrees: int, sigma: float, related: bool
+    seed: int, width: int, degrees: int, sigma: float, related: bool, start: str
 ) -> None:
     """Measured here by itself: steps fitted on all rows but the judged half, then the criterion on that half."""
     rng = np.random.default_rng(seed)
     other = sentences(200, width, seed + 1) if related else rng.laplace(size=(200, width)) * np.linspace(1, 5, width)
     rows = {"en": sentences(200, width, seed), "xx": (other * stretch(width, sigma)) @ turn(width, degrees, seed).T}
-    calibration = fit(rows, CalibrationConfig(minimum_gain=0.0, minimum_scale_gain=0.0))
+    short = AdversarialConfig(restarts=1, epochs=2, steps=10)
+    calibration = fit(rows, CalibrationConfig(minimum_gain=0, minimum_scale_gain=0, start=start, adversarial=short))
     judgement = calibration.judgements["xx"]
     centred = {lang: rows_ND[100:] - rows_ND[:100].mean(axis=0) for lang, rows_ND in rows.items()}
     spread = {lang: rows_ND[:100].std(axis=0) for lang, rows_ND in rows.items()}
@@ -204,6 +208,7 @@ def test_never_worse_than_shift_alone_on_rows_that_no_fit_saw(
     assert judgement.rotation.before == pytest.approx(scaled, abs=1e-4)
     assert shift <= scaled + 1e-4
     assert scaled <= final + 1e-4
+    assert judgement.result == pytest.approx(final, abs=1e-4)
 
 
 @pytest.mark.parametrize("pivot", ["aa", "bb", "cc"])

@@ -81,7 +81,8 @@ def test_a_bad_start_is_rejected_and_the_identity_stays() -> None:
     found = learn(fitted, judged, {"bad": turn(16, 150).astype(np.float32)})
     assert not found.accepted
     np.testing.assert_array_equal(found.matrix_DD, np.eye(16))
-    assert found.after >= found.before == mutual_neighbours(*judged, 10).criterion
+    assert found.after < found.before == mutual_neighbours(*judged, 10).criterion
+    assert found.tried == {"bad": found.after}
 
 
 @given(before=st.floats(-1, 1, width=32), after=st.floats(-1, 1, width=32), least=st.floats(0, 0.99))
