@@ -45,7 +45,9 @@ class CalibrationConfig(StrictModel):
         description="pivot: to the pivot's deviations, where the criterion gains; unit: to variance one, always",
     )
     scale_floor: float = Field(default=0.01, gt=0, lt=1, description="least deviation, as a share of the mean one")
-    minimum_scale_gain: float = Field(default=0.03, ge=0, lt=1, description="the same for scale, which fits less")
+    minimum_scale_gain: float = Field(
+        default=0.03, ge=0, lt=1, description="share of neighbours' distance for scale to gain; it fits less"
+    )
     rotate: bool = True
     start: Literal["identity", "adversarial", "best"] = Field(
         default="identity", description="of the rotation; best: the better of both by the criterion, after refinement"

@@ -70,7 +70,10 @@ def calibration_lines(summary: Mapping[str, Any], config: Mapping[str, Any]) -> 
     yield "mean cosine of CSLS neighbours to the pivot, on rows that no step was fitted to (higher is better):"
     yield from _columns([("", "shift", "+ scale", "", "+ rotate", "", "result"), *map(_row, judged.items())])
     scale, rotation = (f"{100 * config[name]:g} %" for name in ("minimum_scale_gain", "minimum_gain"))
-    yield f"kept is what takes enough off the distance (1 - cosine): scale {scale}, a rotation {rotation}"
+    yield (
+        f"kept is what takes enough off the distance (1 - cosine): a rotation {rotation}; scale {scale}, "
+        "and with its rotation no less than without it"
+    )
     for step in ("scale", "rotation"):
         rejected = [lang for lang, told in judged.items() if told[step] == "rejected"]
         if rejected:
