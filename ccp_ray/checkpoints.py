@@ -1,105 +1,209 @@
 """Training checkpoints in the store: all ranks' state together, or not at all.
 
-Each rank uploads the files that DeepSpeed wrote for it (weights, optimiser, step); rank 0 adds banks and running
-statistics (safetensors) and the metrics so far. The ledger entry with every checksum is written last: without it the
-checkpoint does not exist. DeepSpeed's files are its own pickled format; they are read back only by the run that wrote
-them, after their checksums matched, and are no part of the artifact.
+    _checkpoints/step-000000500/zero1-2-rank-0.safetensors   this rank's pieces of weights and optimiser
+    _checkpoints/step-000000500/zero1-2-state.safetensors    banks, running statistics, momentum keys (rank 0)
+    _checkpoints/step-000000500/zero1-2-progress.json        metrics rows, shapes, loss scale (rank 0)
+    _ledger/checkpoints/step-000000500.json                  every checksum: written last, the commit
+
+A save copies the state to CPU memory and returns; a thread writes and uploads files while training goes on. When all
+ranks' uploads are through (`uploading` is told with the step's metrics, so all ranks know at the same step), `settle`
+gathers their records and rank 0 commits. At most one save is in flight: the next one settles it first. No pickle.
+
+At the same world size and ZeRO stage (1 to 3) a rank reads its own file back; otherwise all, and takes what it holds.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from ccp_ray.errors import CcpError, UsageError
-from ccp_ray.ledger import Entry, FileRecord, Ledger, check_file, put_folder
+from ccp_ray import optimizer_state
+from ccp_ray.collectives import gather_objects, on_first
+from ccp_ray.errors import CcpError, DamagedError, StoreError, UsageError, carry, raise_carried
+from ccp_ray.ledger import Entry, FileRecord, Ledger, check_file
 from ccp_ray.progress import say
-from ccp_ray.storage import open_store
+from ccp_ray.storage import LocalStore, Store, open_store
+from ccp_ray.upload import BackgroundUpload, Content
 
-_STATE, _ROWS = "state.safetensors", "metrics.jsonl"
+_FOLDER = "_checkpoints"
+_STATE, _PROGRESS = "state.safetensors", "progress.json"
 
 
 class Restored(NamedTuple):
-    """Where to go on: the step to do next, banks and statistics, metrics rows so far."""
+    """Where to go on: the step to do next, the `state` and the `progress` that were saved."""
 
     step: int
     state: dict[str, torch.Tensor]
-    rows: list[dict[str, Any]]
+    progress: dict[str, Any]
 
 
 class Checkpoints:
-    """Checkpoints of one run. Every method is collective: all ranks call it."""
+    """Checkpoints of one run. Methods marked collective must be called by all ranks at the same step."""
 
-    def __init__(self, output: str, keep: int) -> None:
-        self.store = open_store(output)
+    def __init__(
+        self, output: str, keep: int, keep_every: int | None = None, tell: Callable[[str], None] = say
+    ) -> None:
+        """tell: a line to a person (rank 0)."""
+        self.store: Store = open_store(output)
         self.ledger = Ledger(self.store, "_ledger/checkpoints")
-        self.keep = keep
+        self.keep, self.keep_every, self.tell = keep, keep_every, tell
+        self._upload = BackgroundUpload(self.store)
+        self._saving: tuple[int, str] | None = None  # step and layout of the save in flight: the same on all ranks
+        self._last: int | None = None
 
-    def save(self, engine: Any, step: int, state: Mapping[str, torch.Tensor], rows: list[dict[str, Any]]) -> None:
-        """Commit the state after `step` steps and drop all but the newest `keep`."""
-        name = _name(step)
-        with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
-            engine.save_checkpoint(scratch, tag="engine", save_latest=False)
-            if dist.get_rank() == 0:
-                save_file(
-                    {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, f"{scratch}/{_STATE}"
-                )
-                Path(scratch, _ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
-            own = put_folder(self.store, Path(scratch), f"_checkpoints/{name}/")
-        gathered: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, [record.model_dump() for record in own])
+    def save(self, engine: Any, step: int, state: Mapping[str, torch.Tensor], progress: Mapping[str, Any]) -> None:
+        """Copy the engine's state after `step` steps and begin the upload. Collective; first settles the save before.
+
+        state: on rank 0, tensors on the CPU that nobody changes any more. Raises StoreError on all ranks if the save
+        before failed on any.
+        """
+        self.settle()
+        if step == self._last:
+            return
+        pieces, facts = optimizer_state.snapshot(engine)
+        own = f"{facts['layout']}-"
+        files: dict[str, Content] = {f"{own}rank-{dist.get_rank()}.safetensors": pieces}
         if dist.get_rank() == 0:
-            files = [FileRecord(**record) for records in gathered for record in records]
-            self.ledger.commit(name, Entry(files=files, info={"step": step, "world_size": dist.get_world_size()}))
-            self._prune()
+            files[own + _STATE] = state
+            files[own + _PROGRESS] = json.dumps({"engine": facts, "run": progress}).encode()
+        self._upload.start(f"{_FOLDER}/{_name(step)}/", files)
+        self._saving, self._last = (step, facts["layout"]), step
+
+    @property
+    def saving(self) -> bool:
+        """Whether a save waits to be settled; the same on all ranks."""
+        return self._saving is not None
+
+    @property
+    def uploading(self) -> bool:
+        """Whether this rank's upload is still under way."""
+        return self._upload.running
+
+    def settle(self) -> None:
+        """Wait for the save in flight, if any, and commit it. Collective. Raises StoreError on all ranks."""
+        if self._saving is None:
+            return
+        (step, layout), self._saving = self._saving, None
+        gathered = gather_objects(self._own_result())
+        for rank, (_, problem) in enumerate(gathered):
+            if problem:
+                raise StoreError(f"checkpoint of step {step}: upload from worker {rank} failed: {problem}")
+        files = [FileRecord(**record) for records, _ in gathered for record in records]
+        on_first(lambda: self._commit(_name(step), Entry(files=files, info={"step": step, "layout": layout})))
 
     def restore(self, engine: Any) -> Restored | None:
-        """Load the newest checkpoint whose files are all there and unaltered; None where there is none."""
-        chosen: list[Any] = [self._newest_sound() if dist.get_rank() == 0 else None]
-        dist.broadcast_object_list(chosen, src=0)
-        if chosen[0] is None:
-            return None
-        entry = self.ledger.read(chosen[0])
-        if entry.info["world_size"] != dist.get_world_size():
-            raise UsageError(
-                f"resources.workers: the checkpoint was written by {entry.info['world_size']} workers and this run has "
-                f"{dist.get_world_size()}; run again with the same number"
-            )
-        prefix = f"_checkpoints/{chosen[0]}/"
-        with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
-            for record in entry.files:
-                self.store.download(record.path, Path(scratch, record.path.removeprefix(prefix)))
-            loaded, _ = engine.load_checkpoint(scratch, tag="engine")
-            if loaded is None:
-                raise CcpError(f"{self.store.uri(prefix)}: DeepSpeed could not load this checkpoint")
-            rows = [json.loads(line) for line in Path(scratch, _ROWS).read_text().splitlines()]
-            return Restored(int(entry.info["step"]), load_file(f"{scratch}/{_STATE}"), rows)
+        """Load the newest checkpoint whose files are all there and unaltered; None where there is none. Collective.
 
-    def _newest_sound(self) -> str | None:
-        for name in sorted(self.ledger.committed(), reverse=True):
-            problem = next(
-                filter(None, (check_file(self.store, record) for record in self.ledger.read(name).files)), None
+        Says which it passes over. Raises UsageError where it is of another encoder, DamagedError where none is sound.
+        """
+        damaged: list[str] = []
+        with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
+            for name in on_first(lambda: sorted(self.ledger.committed(), reverse=True)):
+                files, problem = self._fetch(name, engine, Path(scratch))
+                if not problem:
+                    restored = self._load(engine, name, files)
+                    on_first(lambda: self._clean(damaged))
+                    return restored
+                damaged.append(name)
+                if dist.get_rank() == 0:
+                    self.tell(f"checkpoint {name} is damaged ({problem}); falling back to the one before")
+        if damaged:
+            raise DamagedError(
+                f"{self.store.uri(_FOLDER)}: none of {len(damaged)} checkpoints is sound; bring their files back, or "
+                f"delete _ledger/checkpoints beside this folder to train from the beginning"
             )
-            if problem is None:
-                return name
-            say(f"checkpoint {name} is damaged ({problem}); falling back to the one before")
-            self.ledger.retract(name)  # else its entry would stand when this run commits that step again
+        on_first(lambda: self._clean([]))
         return None
 
-    def _prune(self) -> None:
-        for name in sorted(self.ledger.committed())[: -self.keep]:
-            files = self.ledger.read(name).files
-            self.ledger.retract(name)  # first: a checkpoint must not claim files that are going
+    def _fetch(self, name: str, engine: Any, scratch: Path) -> tuple[dict[str, Path], str]:
+        """This rank's files by name, each hashed; and the first problem that any rank found, or ""."""
+        files: dict[str, Path] = {}
+        problem = failure = ""
+        try:
+            entry = self.ledger.read(name)
+            for short, record in self._needed(entry, engine).items():
+                files[short] = _sound_copy(self.store, record, scratch)
+        except DamagedError as error:
+            problem = str(error)
+        except CcpError as error:
+            failure = carry(error)
+        gathered = gather_objects((problem, failure))
+        for _, text in gathered:
+            raise_carried(text)
+        return files, next((text for text, _ in gathered if text), "")
+
+    def _needed(self, entry: Entry, engine: Any) -> dict[str, FileRecord]:
+        """The files that this rank reads, by their names without the layout."""
+        layout = entry.info["layout"]
+        named = {record.path.rpartition("/")[2].removeprefix(f"{layout}-"): record for record in entry.files}
+        if not optimizer_state.own_file_suffices(engine, layout):
+            return named
+        own = f"rank-{dist.get_rank()}.safetensors"
+        return {name: record for name, record in named.items() if name == own or not name.startswith("rank-")}
+
+    def _load(self, engine: Any, name: str, files: Mapping[str, Path]) -> Restored:
+        progress = json.loads(files[_PROGRESS].read_text())
+        pieces = [path for short, path in sorted(files.items()) if short.startswith("rank-")]
+        try:
+            optimizer_state.restore(engine, progress["engine"], pieces)
+        except UsageError as error:
+            raise UsageError(f"{self.store.uri(f'{_FOLDER}/{name}')}: {error}") from None
+        self._last = _step(name)
+        return Restored(self._last, load_file(files[_STATE]), progress["run"])
+
+    def _clean(self, damaged: Sequence[str]) -> None:
+        """Delete what saves that were cut off left, and damaged checkpoints: their steps are to be committed again."""
+        for name in damaged:
+            self.ledger.retract(name)
+        committed = {record.path for entry in self.ledger.entries().values() for record in entry.files}
+        for info in list(self.store.list(f"{_FOLDER}/")):
+            if info.key not in committed:
+                self.store.delete(info.key)
+
+    def _own_result(self) -> tuple[list[dict[str, Any]], str]:
+        try:
+            return [record.model_dump() for record in self._upload.result()], ""
+        except Exception as error:  # any error in the thread must reach all ranks, which wait for this one
+            return [], f"{type(error).__name__}: {error}"
+
+    def _commit(self, name: str, entry: Entry) -> None:
+        """Make the checkpoint exist, and drop those that are not to be kept."""
+        self.ledger.commit(name, entry)
+        steps = {_step(name): name for name in self.ledger.committed()}
+        for step in steps.keys() - kept(sorted(steps), self.keep, self.keep_every):
+            files = self.ledger.read(steps[step]).files
+            self.ledger.retract(steps[step])  # first: a checkpoint must not claim files that are going
             for record in files:
                 self.store.delete(record.path)
 
 
+def kept(steps: Sequence[int], last: int, every: int | None) -> set[int]:
+    """Of checkpoints at ascending steps, those that stay: the last ones and, if asked, multiples of `every`."""
+    return {*steps[-last:], *(step for step in steps if every and step % every == 0)}
+
+
+def _sound_copy(store: Store, record: FileRecord, scratch: Path) -> Path:
+    """A local file with the object's bytes, hashed against its record. Raises DamagedError, StoreError."""
+    try:
+        path = store.local_path(record.path, scratch, record.sha256)
+    except FileNotFoundError:
+        raise DamagedError(f"{store.uri(record.path)}: missing") from None
+    problem = check_file(LocalStore(path.parent), record.model_copy(update={"path": path.name}))
+    if problem:
+        raise DamagedError(problem)
+    return path
+
+
 def _name(step: int) -> str:
     return f"step-{step:09d}"
+
+
+def _step(name: str) -> int:
+    return int(name.removeprefix("step-"))

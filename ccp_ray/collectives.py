@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from ccp_ray.errors import CcpError, carry, raise_carried
+
+Result = TypeVar("Result")
 
 
 def gather_groups(own_G: torch.Tensor) -> torch.Tensor:
@@ -37,8 +41,22 @@ def gather_objects(own: Any) -> list[Any]:
     return gathered
 
 
+def on_first(work: Callable[[], Result]) -> Result:
+    """What `work` gives on rank 0, on all ranks. A CcpError of it is raised on all: none waits for one that failed."""
+    told: list[Any] = [None, ""]
+    if dist.get_rank() == 0:
+        try:
+            told[0] = work()
+        except CcpError as error:
+            told[1] = carry(error)
+    dist.broadcast_object_list(told, src=0)
+    raise_carried(told[1])
+    result: Result = told[0]
+    return result
+
+
 def mean_over_ranks(metrics: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """The mean of each metric [G] over all ranks' groups; all ranks have the same names in the same order.
+    """The mean of each metric, [G] or a scalar, over all ranks' groups; all have the same names in the same order.
 
     Numbers leave the device here, once a step.
     """

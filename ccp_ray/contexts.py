@@ -34,6 +34,7 @@ class _Shard:
     """One token shard: tokens without special tokens, sentence and document offsets, hashes."""
 
     def __init__(self, store: Store, keys: TokenShard, records: Mapping[str, FileRecord]) -> None:
+        self.name = keys.tokens.split("/")[-2]
         names = (keys.tokens, keys.sentences, keys.documents, keys.hashes)
         paths = [verified_copy(store, records[name], cache_folder() / "shards") for name in names]
         self.tokens, self.sentences, self.documents, self.hashes = (np.load(path, mmap_mode="r") for path in paths)
@@ -70,6 +71,13 @@ class ContextReader:
     def sizes(self) -> dict[str, int]:
         """Training sentences by language."""
         return {lang: int(ends[-1]) if len(ends) else 0 for lang, ends in self._ends.items()}
+
+    def document(self, lang: str, index: int) -> str:
+        """`SHARD/NUMBER` of the document that sentence `index` is of: token shard below tokens/LANG, number in it."""
+        number = int(np.searchsorted(self._ends[lang], index, side="right"))
+        start = int(self._ends[lang][number - 1]) if number else 0
+        shard = self._shards[lang][number]
+        return f"{shard.name}/{int(np.searchsorted(shard.documents, index - start, side='right')) - 1}"
 
     def pairs(self, lang: str, indices: NDArray[np.int64], radius: int, *seed: object) -> Pairs:
         """A context pair for each centre in `indices` [P]; `seed` names the draw."""

@@ -23,6 +23,7 @@ from ccp_ray.config import StrictModel
 from ccp_ray.storage import LocalStore
 
 PARTS, TOKENIZER = "parts.json", "tokenizer"
+_NPY_HEADER = 128  # bytes; of every one-dimensional array that NumPy saves
 
 
 class Part(StrictModel):
@@ -80,6 +81,11 @@ class Corpus:
             for part in self.parts("train", lang)
             if part.tokens is not None
         ]
+
+    def training_sentences(self, lang: str) -> int:
+        """Sentences with a context, which are what training reads; from the sizes of the hashes' files."""
+        sizes = {record.path: record.bytes for record in self.artifact.files}
+        return sum((sizes[shard.hashes] - _NPY_HEADER) // 8 for shard in self.token_shards(lang))
 
     def read_sentences(self, part: Part) -> pa.Table:
         """Columns id, doc, lang, position, text, hash; [part.rows] rows in document order."""

@@ -28,6 +28,14 @@ class StoreError(CcpError):
     """The store refused, lost or altered something."""
 
 
+class DamagedError(StoreError):
+    """An object is missing, or is not what its writer recorded."""
+
+
+class TrainingError(CcpError):
+    """Training went wrong at a step. All ranks raise it at the same step."""
+
+
 class DriftError(UsageError):
     """An output or input is not what an earlier run recorded."""
 
@@ -42,6 +50,6 @@ def raise_carried(text: str) -> None:
     if text:
         kind, _, message = text.partition(":")
         known: dict[str, type[CcpError]] = {
-            c.__name__: c for c in (CcpError, UsageError, DataError, StoreError, DriftError)
+            c.__name__: c for c in (CcpError, UsageError, DataError, StoreError, DamagedError, DriftError)
         }
         raise known.get(kind, CcpError)(message)

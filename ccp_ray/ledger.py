@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import Field
 
 from ccp_ray.config import StrictModel
-from ccp_ray.errors import StoreError
+from ccp_ray.errors import DamagedError
 from ccp_ray.storage import LocalStore, Store
 
 _CHUNK = 8 << 20
@@ -60,13 +60,13 @@ class Ledger:
         return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
     def read(self, piece: str) -> Entry:
-        """The entry of a committed piece. Raises StoreError if it is missing or damaged."""
+        """The entry of a committed piece. Raises DamagedError if it is missing or cannot be read as one."""
         try:
             return Entry.model_validate_json(self.store.read(self._key(piece)))
         except FileNotFoundError:
-            raise StoreError(f"{self.store.uri(self._key(piece))}: the piece is not committed") from None
+            raise DamagedError(f"{self.store.uri(self._key(piece))}: the piece is not committed") from None
         except ValueError:
-            raise StoreError(
+            raise DamagedError(
                 f"{self.store.uri(self._key(piece))}: damaged ledger entry; delete this object and run the job again"
             ) from None
 
@@ -109,12 +109,12 @@ def put_folder(store: Store, folder: Path, prefix: str = "") -> list[FileRecord]
 def verified_copy(store: Store, record: FileRecord, cache: Path) -> Path:
     """A local file with the object's bytes (the file itself, or a copy below `cache`), hashed against its record.
 
-    Raises StoreError naming the object if they differ. Cost: about a second a gigabyte.
+    Raises DamagedError naming the object if they differ. Cost: about a second a gigabyte.
     """
     path = store.local_path(record.path, cache, record.sha256)
     problem = check_file(LocalStore(path.parent), record.model_copy(update={"path": path.name}))
     if problem:
-        raise StoreError(f"{store.uri(record.path)}: altered or damaged ({problem}); make this artifact again")
+        raise DamagedError(f"{store.uri(record.path)}: altered or damaged ({problem}); make this artifact again")
     return path
 
 

@@ -5,7 +5,7 @@ Names in brackets say where a default comes from: [kin] is the released code of 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -72,26 +72,44 @@ class OptimizerConfig(StrictModel):
 
 
 class DeepSpeedConfig(StrictModel):
-    """How DeepSpeed shards and computes."""
+    """How DeepSpeed shards and computes.
 
-    zero_stage: Literal[0, 1, 2, 3] = 1
+    What changes results by rounding alone is like the number of workers: it may change between runs of one output.
+    """
+
+    zero_stage: Literal[0, 1, 2, 3] = Field(default=1, json_schema_extra=AS_RESOURCE)
     precision: Literal["fp32", "bf16"] = "fp32"
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool = Field(default=False, json_schema_extra=AS_RESOURCE)
     shared_memory: bool = Field(
         default=False,
         description="build DeepSpeed's shared-memory all-reduce for CPUs (needs a C++ compiler, 40 s once)",
+        json_schema_extra=AS_RESOURCE,
     )
 
 
 class PretrainResources(StrictModel):
     """Where and how it runs; changing these continues the same work."""
 
-    workers: int | None = Field(default=None, ge=1, description="None: one a GPU, or one a CPU up to two")
+    workers: Annotated[int, Field(ge=1)] | Annotated[tuple[int, int], Field(strict=False)] | None = Field(
+        default=None, description="None: one a GPU, or one a CPU up to two; [min, max]: what the cluster has, elastic"
+    )
     gpu: bool | None = Field(default=None, description="None: if the cluster has one")
     cpus_per_worker: int = Field(default=1, ge=1, description="also torch threads of a worker without GPU")
     checkpoint_every: int = Field(default=500, ge=1, description="steps")
-    checkpoint_keep: int = Field(default=2, ge=1)
+    checkpoint_keep: int = Field(default=2, ge=1, description="the last ones")
+    checkpoint_keep_every: int | None = Field(default=None, ge=1, description="besides those at multiples of this step")
     max_failures: int = Field(default=3, ge=0, description="restarts from the last checkpoint after a worker died")
+
+    @property
+    def least_workers(self) -> int | None:
+        """The workers that it takes to start; None: as the cluster has them."""
+        return self.workers[0] if isinstance(self.workers, tuple) else self.workers
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PretrainResources:
+        if isinstance(self.workers, tuple) and not 1 <= self.workers[0] <= self.workers[1]:
+            raise ValueError(f"workers [min, max] needs 1 <= min <= max, found {list(self.workers)}")
+        return self
 
 
 class PretrainConfig(StrictModel):
@@ -142,3 +160,8 @@ class PretrainConfig(StrictModel):
                 "bank it could use; set bank.kind=shared or bank.size=0"
             )
         return self
+
+
+def even_world(groups: int, workers: int) -> int:
+    """The most of `workers` that the groups of a step can be shared out to evenly."""
+    return max(n for n in range(1, workers + 1) if groups % n == 0)

@@ -7,29 +7,24 @@ workers from the last checkpoint when one dies, and a new driver does the same f
 
 from __future__ import annotations
 
-import json
 import tempfile
-import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ccp_ray import errors
 from ccp_ray.artifact import Artifact, InputRef, Output, Request, open_artifact, open_output
+from ccp_ray.board import Board, Watch
 from ccp_ray.config import semantic
 from ccp_ray.corpus import Corpus
 from ccp_ray.errors import CcpError, DataError, UsageError
-from ccp_ray.ledger import Entry, Ledger, put_bytes, put_folder
+from ccp_ray.ledger import Ledger, put_folder
 from ccp_ray.model_source import cache_folder, local_model, model_reference
-from ccp_ray.pretrain_config import PretrainConfig
+from ccp_ray.pretrain_config import PretrainConfig, even_world
+from ccp_ray.pretrain_worker import EXPORT, work
 from ccp_ray.progress import Meter, say
 from ccp_ray.session import ray_session
-from ccp_ray.storage import open_store
 from ccp_ray.telemetry import Telemetry
 from ccp_ray.tokenizer import tokenizer_fingerprint
-
-_EXPORT = "encoder"
 
 
 def initial_encoder(corpus: str, output: str, config: PretrainConfig) -> Artifact:
@@ -68,24 +63,32 @@ def pretrain(corpus: str, output: str, config: PretrainConfig | None = None) -> 
         return target
     ledger = Ledger(target.store)
     with ray_session():
-        if _EXPORT not in ledger.committed():
+        if EXPORT not in ledger.committed():
             _train(config, source, starting, target)
-    entry = ledger.read(_EXPORT)
+    entry = ledger.read(EXPORT)
     return target.finish(entry.files, entry.info["summary"], entry.info["measured"])
 
 
-def plan_workers(config: PretrainConfig, cpus: int, gpus: int) -> tuple[int, bool]:
-    """(workers, whether each has a GPU). Raises UsageError for no GPU, and groups that cannot be shared out evenly."""
+def plan_workers(config: PretrainConfig, cpus: int, gpus: int) -> tuple[int | tuple[int, int], bool]:
+    """(workers or their bounds, whether each has a GPU).
+
+    Raises UsageError for no GPU, and where the groups of a step cannot be shared out evenly.
+    """
     use_gpu = gpus > 0 if config.resources.gpu is None else config.resources.gpu
     most = gpus if use_gpu else min(2, max(1, cpus // config.resources.cpus_per_worker))
     workers = config.resources.workers
     if workers is None and not most:
         raise UsageError("resources.gpu=true, but the cluster has no GPU; set resources.workers to wait for some")
     if workers is None:
-        workers = max(n for n in range(1, most + 1) if config.groups_per_step % n == 0)
-    if config.groups_per_step % workers:
-        raise UsageError(f"groups_per_step={config.groups_per_step} must be a multiple of resources.workers={workers}")
-    return workers, use_gpu
+        return even_world(config.groups_per_step, most), use_gpu
+    least, most = workers if isinstance(workers, tuple) else (workers, workers)
+    if config.groups_per_step % least:  # a maximum need not fit: the largest number below it that does is used
+        raise UsageError(
+            f"groups_per_step={config.groups_per_step} must be a multiple of resources.workers={least}"
+            f"{', the minimum' if isinstance(workers, tuple) else ''}"
+        )
+    most = even_world(config.groups_per_step, most)
+    return (least if least == most else (least, most)), use_gpu
 
 
 def _check_languages(corpus: Artifact, config: PretrainConfig) -> None:
@@ -93,11 +96,14 @@ def _check_languages(corpus: Artifact, config: PretrainConfig) -> None:
     for lang in config.languages or known:
         if lang not in known:
             raise UsageError(f"languages: {lang!r} is not in the corpus (it has {', '.join(sorted(known))})")
-        have = known[lang]["train_sentences"]
+    opened = Corpus.open(corpus.uri)
+    for lang in config.languages or known:
+        have = opened.training_sentences(lang)
         if have < config.pairs_per_group:
             raise DataError(
-                f"language {lang!r} has {have} training sentences, a group needs {config.pairs_per_group}; "
-                "add documents, leave it out with languages=[…], or make groups smaller"
+                f"language {lang!r} has {have} training sentences with a context, a group needs "
+                f"{config.pairs_per_group}; add documents of two or more sentences, leave it out with languages=[…], "
+                "or make groups smaller"
             )
     _check_bank({lang: known[lang]["train_sentences"] for lang in config.languages or known}, config)
 
@@ -141,12 +147,16 @@ def _train(config: PretrainConfig, corpus: Artifact, starting: InputRef | None, 
     from ray.train.torch import TorchTrainer
 
     from ccp_ray.engine import communication_note
+    from ccp_ray.worker_group import PreemptibleTorchConfig
 
     resources = ray.cluster_resources()
     workers, use_gpu = plan_workers(config, int(resources.get("CPU", 1)), int(resources.get("GPU", 0)))
     where = "GPU, nccl" if use_gpu else f"CPU, {communication_note(config.deepspeed)}"
     shape = f"ZeRO {config.deepspeed.zero_stage}, {config.deepspeed.precision}"
-    say(f"pretrain: {workers} worker{'s' * (workers > 1)}, {shape}, {where}")
+    count = f"{workers[0]} to {workers[1]}" if isinstance(workers, tuple) else str(workers)
+    say(f"pretrain: {count} worker{'s' * (count != '1')}, {shape}, {where}")
+    least = workers[0] if isinstance(workers, tuple) else workers
+    _say_what_is_missing(resources, {"CPU": least * config.resources.cpus_per_worker, "GPU": least * use_gpu})
     board = ray.remote(num_cpus=0)(Board).remote()
     arguments = {
         "config": config.model_dump_json(),
@@ -158,8 +168,9 @@ def _train(config: PretrainConfig, corpus: Artifact, starting: InputRef | None, 
     }
     with tempfile.TemporaryDirectory(prefix="ccp-ray-train-") as scratch:
         trainer = TorchTrainer(
-            _worker,
+            work,
             train_loop_config=arguments,
+            torch_config=PreemptibleTorchConfig(),
             scaling_config=ScalingConfig(
                 num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": config.resources.cpus_per_worker}
             ),
@@ -171,7 +182,7 @@ def _train(config: PretrainConfig, corpus: Artifact, starting: InputRef | None, 
             ),
         )
         meter, telemetry = Meter("pretrain", config.steps, "steps"), Telemetry(output.uri)
-        with meter, telemetry, _Watch(board, meter, telemetry):
+        with meter, telemetry, Watch(board, meter, telemetry):
             try:
                 trainer.fit()
             except Exception as error:
@@ -183,119 +194,11 @@ def _train(config: PretrainConfig, corpus: Artifact, starting: InputRef | None, 
             raise getattr(errors, failure[0])(failure[1])
 
 
-class Board:
-    """An actor between workers and driver: metrics rows for progress, and the failure that must end the run."""
-
-    def __init__(self) -> None:
-        self._rows: list[dict[str, Any]] = []
-        self._failure: tuple[str, str] | None = None
-
-    def post(self, row: dict[str, Any]) -> None:
-        self._rows.append(row)
-
-    def take(self) -> list[dict[str, Any]]:
-        rows, self._rows = self._rows, []
-        return rows
-
-    def fail(self, kind: str, message: str) -> None:
-        self._failure = self._failure or (kind, message)
-
-    def failure(self) -> tuple[str, str] | None:
-        return self._failure
-
-
-class _Watch:
-    """Moves rows from the board to the meter and the telemetry while the trainer blocks the main thread."""
-
-    def __init__(self, board: Any, meter: Meter, telemetry: Telemetry) -> None:
-        self.board, self.meter, self.telemetry = board, meter, telemetry
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._loop, daemon=True)
-
-    def __enter__(self) -> None:
-        self.thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.thread.join()
-
-    def _loop(self) -> None:
-        import ray
-
-        while True:
-            last = self.stop.wait(1.0)
-            for row in ray.get(self.board.take.remote()):
-                self.telemetry.add(row)
-                for problem in row.get("problems", []):
-                    say(f"monitor: {problem}")
-                if "contrastive" in row:
-                    note = f"loss {row['contrastive']:.3f}, in-group accuracy {row['accuracy']:.2f}"
-                    self.meter.update(row["step"] - self.meter.done, f"{note}, {row['tokens_per_s']:,.0f} tokens/s")
-            self.telemetry.flush_if_due()
-            if last:
-                return
-
-
-def _worker(arguments: dict[str, Any]) -> None:
-    import ray
-    import torch
-
-    board = arguments["board"]
-    if ray.get(board.failure.remote()) is not None:
-        return  # a restart cannot mend what the last attempt named
-    if not torch.cuda.is_available():
-        torch.set_num_threads(arguments["threads"])
-    try:
-        _train_and_export(arguments)
-    except CcpError as error:
-        ray.get(board.fail.remote(type(error).__name__, str(error)))
-        raise
-
-
-def _train_and_export(arguments: dict[str, Any]) -> None:
-    import torch.distributed as dist
-
-    from ccp_ray.encoder import load_trainable
-    from ccp_ray.pretrain import Pretraining
-
-    config = PretrainConfig.model_validate_json(arguments["config"])
-    corpus = Corpus.open(arguments["corpus"])
-    with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
-        tokenizer = corpus.tokenizer_folder(Path(scratch))
-        encoder = load_trainable(arguments["source"], config.encoder, tokenizer, config.mlm.weight > 0, config.seed)
-        run = Pretraining(config, corpus, encoder, arguments["output"])
-        started = time.monotonic()
-        run.run(lambda row: arguments["board"].post.remote(row))
-        _export(run, arguments["output"], config, time.monotonic() - started)
-        dist.barrier()
-
-
-def _export(run: Any, output: str, config: PretrainConfig, seconds: float) -> None:
-    """Gather the weights and commit the encoder folder (rank 0)."""
-    import deepspeed
-
-    stage3 = config.deepspeed.zero_stage == 3
-    with deepspeed.zero.GatheredParameters(list(run.engine.module.parameters()), enabled=stage3):
-        if run.rank:
-            return
-        store = open_store(output)
-        with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
-            run.encoder.model = run.engine.module.model.base_model
-            run.encoder.save(Path(scratch))
-            files = put_folder(store, Path(scratch))
-    text = "".join(json.dumps(row) + "\n" for row in run.rows)
-    files.append(put_bytes(store, "metrics.jsonl", text.encode()))
-    training = [row for row in run.rows if "probe" not in row]
-    problems = [problem for row in run.rows for problem in row.get("problems", [])]
-    summary = {
-        "trained_steps": config.steps,
-        "contrastive": training[-1]["contrastive"],
-        "accuracy": training[-1]["accuracy"],
-        "padding_efficiency": sum(row["padding_efficiency"] for row in training) / len(training),
-        "problems": problems,
-    }
-    measured = {"seconds": seconds, "workers": run.world, "tokens_per_s": run.tokens_per_s()}
-    Ledger(store).commit(_EXPORT, Entry(files=files, info={"summary": summary, "measured": measured}))
+def _say_what_is_missing(have: Mapping[str, float], need: Mapping[str, int]) -> None:
+    """Ray waits for what a cluster may yet start; without a word it would look like a standstill."""
+    for name, count in need.items():
+        if count > have.get(name, 0):
+            say(f"pretrain: waiting for {count} {name}s, the cluster has {have.get(name, 0):.0f} (resources.workers)")
 
 
 def _last_line(error: Exception) -> str:

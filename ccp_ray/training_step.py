@@ -9,6 +9,7 @@ the keys and follows the weights after the step. Metrics leave the device once a
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -20,14 +21,16 @@ from ccp_ray.collectives import gather_groups, gather_objects, mean_over_ranks
 from ccp_ray.contexts import ContextReader
 from ccp_ray.encoder import Encoder
 from ccp_ray.engine import learning_rates, set_learning_rates, start_engine
-from ccp_ray.errors import CcpError
+from ccp_ray.errors import TrainingError
 from ccp_ray.head import RunningStatistics, Statistics
 from ccp_ray.loss import ContrastiveOutput, bidirectional_info_nce
 from ccp_ray.mlm import masked_copy
 from ccp_ray.momentum import KeyEncoder
 from ccp_ray.objective import CcpModel, GroupBatch, GroupOutput, MaskedBatch, collate
 from ccp_ray.pretrain_config import PretrainConfig
-from ccp_ray.sampling import Sampler, random_generator
+from ccp_ray.sampling import Draw, Sampler, random_generator
+
+_NAMED = 8  # documents of a group that an error names
 
 
 class StepResult(NamedTuple):
@@ -69,27 +72,32 @@ class TrainingStep:
         if self.keys:
             self.keys.place(where, next(self.engine.module.parameters()).dtype)
 
-    def run(self, step: int) -> dict[str, float]:
-        """Do the step; means over all groups of all ranks by metric name. Raises CcpError for a loss not finite."""
+    def run(self, step: int, signals: Mapping[str, float] | None = None) -> dict[str, float]:
+        """Do the step; means over all groups of all ranks by metric name, and over the ranks of `signals`.
+
+        Raises TrainingError on all ranks for a loss not finite, naming the groups it is of.
+        """
         config = self.config
         set_learning_rates(self.engine, rates := learning_rates(config.optimizer, config.steps, step))
         result = self._groups(step)
         self._remember(step, result)
-        means = mean_over_ranks(result.metrics)
+        told = {name: torch.tensor(value, device=self.device) for name, value in (signals or {}).items()}
+        means = mean_over_ranks(result.metrics | told)
         if not math.isfinite(means["loss"]):
-            raise CcpError(
-                f"the loss is {means['loss']} at step {step}; lower optimizer.lr and choose another --output"
+            raise TrainingError(
+                f"the loss is {means['loss']} at step {step}, in {self._not_finite(step, result.metrics['loss'])}; "
+                "the last checkpoint is kept; lower optimizer.lr and choose another --output"
             )
         return means | {"lr": rates["encoder"], "bank_fill": self.banks.fill() if config.bank.size else 0.0}
 
     def state(self) -> dict[str, torch.Tensor]:
         """What checkpoints keep besides the engine's own state: copies on the CPU, the same at any world size.
 
-        Collective; rank 0 gets it, the others an empty dictionary. Raises CcpError where ranks' banks disagree.
+        Collective; rank 0 gets it, the others an empty dictionary. Raises TrainingError where ranks' banks differ.
         """
         checksums = gather_objects(self.banks.checksum())
         if len(set(checksums)) > 1:
-            raise CcpError(
+            raise TrainingError(
                 f"the ranks' banks differ (checksums {', '.join(c[:8] for c in checksums)}); nothing was saved"
             )
         banks = self.banks.state() if self.rank == 0 or self.banks.shard.ranks > 1 else {}
@@ -154,14 +162,36 @@ class TrainingStep:
         if self.keys:
             self.keys.follow(self.engine.module)
 
+    def _not_finite(self, step: int, losses_G: torch.Tensor) -> str:
+        """The groups of all ranks whose loss is not finite, in words. Collective."""
+        found = []
+        for group, loss in enumerate(losses_G.tolist(), self.rank * self.groups):
+            if not math.isfinite(loss):
+                found.append(f"group {group} ({self._documents(step, group)}: {loss})")
+        return "; ".join(name for names in gather_objects(found) for name in names)
+
+    def _documents(self, step: int, group: int) -> str:
+        """Where the group's centres are from, in words."""
+        parts = []
+        for lang, indices in self._draws(step, group):
+            names = list(dict.fromkeys(self.reader.document(lang, int(index)) for index in indices))
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            parts.append(f"language {lang!r}, documents {', '.join(names[:_NAMED])}{more}")
+        return ", ".join(parts)
+
+    def _draws(self, step: int, group: int) -> list[Draw]:
+        """The centres of a group, by language; one language unless groups are mixed."""
+        if self.config.mixed_groups:
+            return self.sampler.draw_mixed(step, group, self.config.pairs_per_group)
+        return [self.sampler.draw(step, group, self.config.pairs_per_group)]
+
     def _batch(self, step: int, group: int, running_side: int) -> tuple[str, GroupBatch]:
         config = self.config
+        draws = self._draws(step, group)
         if config.mixed_groups:
-            draws = self.sampler.draw_mixed(step, group, config.pairs_per_group)
             pairs = self.reader.mixed_pairs(draws, config.radius, config.seed, step, group)
         else:
-            lang, indices = self.sampler.draw(step, group, config.pairs_per_group)
-            pairs = self.reader.pairs(lang, indices, config.radius, config.seed, step, group)
+            pairs = self.reader.pairs(*draws[0], config.radius, config.seed, step, group)
         masked = self._masked(step, group) if config.mlm.weight else None
         # A mixed group keeps the label that `sampler` gives every group: the one bank for all does not ask for it.
         return self.sampler.language(step, group), collate(

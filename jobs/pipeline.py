@@ -201,7 +201,7 @@ def plan_pipeline(config: PipelineConfig) -> Plan:
     plans.append(prepare_plan(count, size, machine_cpus()))
     parameters, embedding = _parameters(config)
     languages = config.languages.count if config.languages else len(config.pretrain.languages or [""] * count)
-    workers = config.pretrain.resources.workers or min(2, machine_cpus())
+    workers = config.pretrain.resources.least_workers or min(2, machine_cpus())
     plans.append(pretrain_plan(config.pretrain, parameters, embedding, languages, workers))
     lines = [(f"{plan.stage}: {name}", value) for plan in plans for name, value in plan.lines]
     figures = {f"{plan.stage}.{name}": value for plan in plans for name, value in plan.figures.items()}

@@ -42,7 +42,7 @@ def plan_pretrain(corpus: str, config: PretrainConfig) -> Plan:
     else:
         parameters, embedding = architecture_parameters(config.encoder.architecture, facts["tokenizer"]["vocabulary"])
     languages = len(config.languages or facts["languages"])
-    return pretrain_plan(config, parameters, embedding, languages, config.resources.workers or 2)
+    return pretrain_plan(config, parameters, embedding, languages, config.resources.least_workers or 2)
 
 
 def source_parameters(source: str) -> tuple[int, int]:

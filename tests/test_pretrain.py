@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import transformers
+from ranks import wait_until
 from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
 from small_recipe import RECIPE, start
@@ -25,7 +30,7 @@ from ccp_ray.prepare import PrepareConfig, prepare
 from ccp_ray.pretrain_config import PretrainConfig
 from ccp_ray.pretrain_job import initial_encoder, plan_workers, pretrain
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +94,8 @@ def test_run_again_it_is_already_done(trained: Artifact, corpus: Artifact) -> No
 
 
 def test_resources_may_change_but_nothing_else(trained: Artifact, corpus: Artifact) -> None:
-    assert pretrain(corpus.uri, trained.uri, configured(resources={"workers": 1})).fingerprint == trained.fingerprint
+    other = configured(resources={"workers": 1}, deepspeed={"zero_stage": 3})
+    assert pretrain(corpus.uri, trained.uri, other).fingerprint == trained.fingerprint
     with pytest.raises(UsageError, match=r"config\.temperature: 0\.1 -> 0\.2"):
         pretrain(corpus.uri, trained.uri, configured(temperature=0.2))
 
@@ -127,15 +133,73 @@ def test_killed_in_training_and_run_again_the_weights_are_the_same_bits(
     assert resumed.fingerprint == trained.fingerprint
 
 
-def test_a_damaged_checkpoint_is_passed_over(trained: Artifact, corpus: Artifact, tmp_path: Path) -> None:
+def train_and_disturb(corpus: Artifact, output: Path, disturb: Callable[[list[psutil.Process]], None]) -> Artifact:
+    """Pretrain; once a checkpoint is there, `disturb` gets the worker processes."""
+    before = {process.pid for process in workers()}
+
+    def wait_and_disturb() -> None:
+        assert wait_until(lambda: bool(committed(output)))
+        disturb([process for process in workers() if process.pid not in before])
+
+    with ThreadPoolExecutor(1) as pool:
+        disturbed = pool.submit(wait_and_disturb)
+        artifact = pretrain(corpus.uri, str(output), configured(resources={"workers": 2, "checkpoint_every": 4}))
+        disturbed.result()
+    return artifact
+
+
+def workers() -> list[psutil.Process]:
+    """Ray Train's worker processes that are children of this session's Ray."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if " ".join(process.cmdline()).startswith("ray::RayTrainWorker"):
+                found.append(process)
+    return found
+
+
+def committed(output: Path) -> list[str]:
+    return sorted(path.stem for path in (output / "_ledger" / "checkpoints").glob("*.json"))
+
+
+def test_a_killed_worker_is_replaced_and_the_weights_are_the_same_bits(
+    trained: Artifact, corpus: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resumed = train_and_disturb(corpus, tmp_path / "killed", lambda found: found[-1].send_signal(signal.SIGKILL))
+    assert resumed.fingerprint == trained.fingerprint
+    assert "pretrain: going on from the checkpoint of step" in capsys.readouterr().err
+
+
+def test_a_worker_that_is_told_to_end_checkpoints_first(
+    trained: Artifact, corpus: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resumed = train_and_disturb(corpus, tmp_path / "told", lambda found: found[-1].send_signal(signal.SIGTERM))
+    assert resumed.fingerprint == trained.fingerprint
+    said = capsys.readouterr().err
+    assert "a worker was told to end (SIGTERM): checkpoint at step" in said
+    assert "pretrain: going on from the checkpoint of step" in said
+
+
+def test_elastic_workers_that_cannot_share_evenly_are_left_out(corpus: Artifact, tmp_path: Path) -> None:
+    """Ray starts two workers where it has room for two; three groups are shared out to one."""
+    odd = configured(resources={"workers": [1, 3]}, groups_per_step=3, steps=6, log_every=3)
+    elastic = pretrain(corpus.uri, str(tmp_path / "elastic"), odd)
+    assert elastic.measured["workers"] == 1
+    assert [row["step"] for row in rows(elastic)] == [0, 3, 6, 6]
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_named(
+    trained: Artifact, corpus: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "damaged"
     pretrain(corpus.uri, str(output), configured())
     for name in ("artifact.json", "_ledger/encoder.json"):
         (output / name).unlink()
     newest = sorted((output / "_checkpoints").iterdir())[-1]
-    state = newest / "state.safetensors"
+    state = next(newest.glob("*-state.safetensors"))
     state.write_bytes(state.read_bytes()[:-1] + b"x")
     assert pretrain(corpus.uri, str(output), configured()).fingerprint == trained.fingerprint
+    assert "checkpoint step-000000030 is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stage", [0, 3])
@@ -177,7 +241,7 @@ def test_what_does_not_fit_is_said_before_anything_is_written(corpus: Artifact, 
     output = tmp_path / "nothing"
     with pytest.raises(UsageError, match=r"'xx' is not in the corpus \(it has qaa, qab, qac\)"):
         pretrain(corpus.uri, str(output), configured(languages=["qaa", "xx"]))
-    with pytest.raises(DataError, match="language 'qaa' has 300 training sentences, a group needs 400"):
+    with pytest.raises(DataError, match="language 'qaa' has 300 training sentences with a context, a group needs 400"):
         pretrain(corpus.uri, str(output), configured(pairs_per_group=400, bank={"size": 0}))
     with pytest.raises(UsageError, match=r"bank\.size=301 is larger than the corpus: language 'qaa' has 300 training"):
         pretrain(corpus.uri, str(output), configured(bank={"size": 301}))
@@ -189,7 +253,13 @@ def test_what_does_not_fit_is_said_before_anything_is_written(corpus: Artifact, 
         plan_workers(configured(resources={"workers": 3}), cpus=8, gpus=0)
     with pytest.raises(UsageError, match=r"resources\.gpu=true, but the cluster has no GPU"):
         plan_workers(configured(resources={"gpu": True}), cpus=8, gpus=0)
+    with pytest.raises(UsageError, match=r"must be a multiple of resources\.workers=3, the minimum"):
+        plan_workers(configured(resources={"workers": [3, 8]}), cpus=8, gpus=0)
+    with pytest.raises(UsageError, match=r"needs 1 <= min <= max, found \[2, 1\]"):
+        configured(resources={"workers": [2, 1]})
     assert plan_workers(configured(resources={"cpus_per_worker": 2}), cpus=2, gpus=0) == (1, False)
+    assert plan_workers(configured(resources={"workers": [1, 8]}), cpus=2, gpus=0) == ((1, 2), False)
+    assert plan_workers(configured(resources={"workers": [2, 3]}), cpus=2, gpus=0) == (2, False)
     assert not output.exists()
 
 

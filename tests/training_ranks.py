@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 
+from ccp_ray.checkpoints import Checkpoints
 from ccp_ray.config import build_config
 from ccp_ray.contexts import Pairs
 from ccp_ray.encoder import Encoder, new_model
@@ -128,14 +128,14 @@ def _run(scenario: Scenario, rank: int, world: int, folder: Path) -> Outcome:
 
 
 def _restarted(step: TrainingStep, settings: PretrainConfig, ranks: tuple[int, int], folder: Path) -> TrainingStep:
-    """A new one that goes on from what checkpoints keep: DeepSpeed's files, and rank 0's state as the store has it."""
-    step.engine.save_checkpoint(str(folder), tag="engine", save_latest=False)
-    if state := step.state():
-        save_file(state, folder / "state.safetensors")
-    dist.barrier()
+    """A new one that goes on from what checkpoints keep."""
+    checkpoints = Checkpoints(str(folder), keep=1)
+    checkpoints.save(step.engine, 1, step.state(), {})
+    checkpoints.settle()
     fresh = training_step(settings, *ranks)
-    fresh.engine.load_checkpoint(str(folder), tag="engine")
-    fresh.load(load_file(folder / "state.safetensors"))
+    restored = checkpoints.restore(fresh.engine)
+    assert restored is not None
+    fresh.load(restored.state)
     return fresh
 
 
