@@ -18,9 +18,10 @@ from ccp_ray.checkpoints import checkpoint_ledger, checkpoint_name
 from ccp_ray.config import build_config
 from ccp_ray.corpus import Corpus
 from ccp_ray.encoder import Encoder, load_trainable
+from ccp_ray.engine_state import MASTER, Piece
 from ccp_ray.errors import DataError, UsageError
 from ccp_ray.ledger import Entry, put_folder, verified_copy
-from ccp_ray.optimizer_state import MASTER, Piece, SavedPieces
+from ccp_ray.optimizer_state import SavedPieces
 from ccp_ray.pretrain_config import PretrainConfig
 from ccp_ray.storage import Store, open_store
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ccp_ray.calibration import CalibrationConfig, fit
+from ccp_ray.calibration_config import CalibrationConfig
+from ccp_ray.calibration_fit import fit
 from ccp_ray.corpus import Corpus
 from ccp_ray.embed import EmbedConfig
 from ccp_ray.encoder import Encoder, tokenize

@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from ccp_ray.artifact import Artifact, find_artifact
-from ccp_ray.calibration import CalibrationConfig
+from ccp_ray.calibration_config import CalibrationConfig
 from ccp_ray.calibration_job import calibrate
 from ccp_ray.config import StrictModel, load_config
 from ccp_ray.documents import find_documents

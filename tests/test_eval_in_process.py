@@ -10,7 +10,7 @@ import pytest
 from command_line import SmallRun
 from safetensors.numpy import load_file, save_file
 
-from ccp_ray.calibration import CalibrationConfig
+from ccp_ray.calibration_config import CalibrationConfig
 from ccp_ray.corpus import Corpus
 from ccp_ray.embed import EmbedConfig
 from ccp_ray.embeddings import Embeddings
