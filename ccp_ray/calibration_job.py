@@ -1,6 +1,6 @@
 """The calibrate stage: a calibration artifact from an embeddings artifact.
 
-    pieces ──► moments + sampled rows (Ray tasks, committed piece by piece) ──► merge ──► rotations ──► one file
+    pieces ──► moments + sampled rows (Ray tasks, committed piece by piece) ──► merge ──► judged steps ──► one file
 
 Every piece is read once. The driver holds the moments (16 bytes a dimension, language and piece) and the sampled rows
 (`fit_rows` x D x 4 bytes a language: 8 MB at 5,000 x 384), never the vectors.
@@ -16,7 +16,8 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from ccp_ray.artifact import Artifact, Output, Request, open_output
-from ccp_ray.calibration import CalibrationConfig, check_languages, choose_pivot, fit_from, sample_rows
+from ccp_ray.calibration_config import CalibrationConfig
+from ccp_ray.calibration_fit import check_languages, choose_pivot, fit_from, sample_rows
 from ccp_ray.config import semantic
 from ccp_ray.embeddings import Embeddings, rows_of
 from ccp_ray.ledger import Entry
@@ -86,9 +87,8 @@ def _measure(name: str, job: dict[str, Any]) -> Entry:
     for lang, total in job["totals"].items():
         rows_nD = vectors_ND[rows_of(table, lang)]
         moments[lang] = Moments.of(rows_nD).to_json()
-        if config.rotate:
-            chosen = sample_rows(lang, total, config) - job["before"][lang]
-            sample[lang] = rows_nD[chosen[(chosen >= 0) & (chosen < len(rows_nD))]]
+        chosen = sample_rows(lang, total, config) - job["before"][lang]
+        sample[lang] = rows_nD[chosen[(chosen >= 0) & (chosen < len(rows_nD))]]
     key = f"_fit/{name}.safetensors"
     open_store(job["output"]).write(key, save(sample))
     return Entry(rows=len(vectors_ND), info={"moments": moments, "sample": key})

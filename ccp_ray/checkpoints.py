@@ -52,7 +52,7 @@ class Checkpoints:
     ) -> None:
         """tell: a line to a person (rank 0)."""
         self.store: Store = open_store(output)
-        self.ledger = Ledger(self.store, "_ledger/checkpoints")
+        self.ledger = checkpoint_ledger(self.store)
         self.keep, self.keep_every, self.tell = keep, keep_every, tell
         self._upload = BackgroundUpload(self.store)
         self._saving: tuple[int, str] | None = None  # step and layout of the save in flight: the same on all ranks
@@ -73,7 +73,7 @@ class Checkpoints:
         if dist.get_rank() == 0:
             files[own + _STATE] = state
             files[own + _PROGRESS] = json.dumps({"engine": facts, "run": progress}).encode()
-        self._upload.start(f"{_FOLDER}/{_name(step)}/", files)
+        self._upload.start(f"{_FOLDER}/{checkpoint_name(step)}/", files)
         self._saving, self._last = (step, facts["layout"]), step
 
     @property
@@ -96,7 +96,7 @@ class Checkpoints:
             if problem:
                 raise StoreError(f"checkpoint of step {step}: upload from worker {rank} failed: {problem}")
         files = [FileRecord(**record) for records, _ in gathered for record in records]
-        on_first(lambda: self._commit(_name(step), Entry(files=files, info={"step": step, "layout": layout})))
+        on_first(lambda: self._commit(checkpoint_name(step), Entry(files=files, info={"step": step, "layout": layout})))
 
     def restore(self, engine: Any) -> Restored | None:
         """Load the newest checkpoint whose files are all there and unaltered; None where there is none. Collective.
@@ -201,7 +201,13 @@ def _sound_copy(store: Store, record: FileRecord, scratch: Path) -> Path:
     return path
 
 
-def _name(step: int) -> str:
+def checkpoint_ledger(store: Store) -> Ledger:
+    """Which checkpoints of a run are complete, by `checkpoint_name`."""
+    return Ledger(store, "_ledger/checkpoints")
+
+
+def checkpoint_name(step: int) -> str:
+    """Of the checkpoint after `step` steps; names sort as steps do."""
     return f"step-{step:09d}"
 
 

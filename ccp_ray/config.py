@@ -45,10 +45,10 @@ def load_config(
     """
     merged: dict[str, Any] = {}
     for uri in files:
-        merged = _merge(merged, _read_yaml(uri))
+        merged = merge(merged, _read_yaml(uri))
     for override in overrides:
-        merged = _merge(merged, _parse_override(override))
-    return build_config(model, _merge(merged, dict(values or {})))
+        merged = merge(merged, _parse_override(override))
+    return build_config(model, merge(merged, dict(values or {})))
 
 
 def build_config(model: type[Model], values: Mapping[str, Any]) -> Model:
@@ -76,6 +76,15 @@ def _without_marked(config: StrictModel) -> dict[str, Any]:
         elif isinstance(value, StrictModel):
             dumped[name] = _without_marked(value)
     return dumped
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings joined; where both have a value, that of `over`."""
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        out[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return out
 
 
 def _read_yaml(uri: str) -> dict[str, Any]:
@@ -132,14 +141,6 @@ _BOOL = re.compile(r"(true|True|TRUE|false|False|FALSE)$")
 _FLOAT = re.compile(r"[-+]?(\.\d+|\d+\.\d*|\d+(?=[eE]))([eE][-+]?\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", _BOOL, list("tTfF"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    out = dict(base)
-    for key, value in over.items():
-        old = out.get(key)
-        out[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return out
 
 
 def _explain(model: type[BaseModel], problem: dict[str, Any]) -> str:

@@ -24,16 +24,24 @@ class DataError(CcpError):
     """Input that cannot be used: unreadable, empty, or with too many bad rows."""
 
 
+class TrainingError(CcpError):
+    """Training went wrong at a step: a loss, weight or vector that is not finite, or what the monitor stops at.
+
+    All ranks raise it at the same step, and the same run breaks down there again. For an ablation that is a result,
+    where any other error is a failed run.
+    """
+
+
+class CollapseError(DataError):
+    """Vectors without variance: the encoder that made them has collapsed. For an ablation that is a result too."""
+
+
 class StoreError(CcpError):
     """The store refused, lost or altered something."""
 
 
 class DamagedError(StoreError):
     """An object is missing, or is not what its writer recorded."""
-
-
-class TrainingError(CcpError):
-    """Training went wrong at a step. All ranks raise it at the same step."""
 
 
 class DriftError(UsageError):
@@ -50,6 +58,7 @@ def raise_carried(text: str) -> None:
     if text:
         kind, _, message = text.partition(":")
         known: dict[str, type[CcpError]] = {
-            c.__name__: c for c in (CcpError, UsageError, DataError, StoreError, DamagedError, DriftError)
+            c.__name__: c
+            for c in (CcpError, UsageError, DataError, TrainingError, StoreError, DamagedError, DriftError)
         }
         raise known.get(kind, CcpError)(message)

@@ -2,6 +2,7 @@
 
     documents/LANG/00000.jsonl.gz   1,000 documents a file, training documents first, then the held-out ones
     translations/LANG.txt           the test sentences; line i means the same in every file
+    dev_translations/LANG.txt       the dev sentences, if there are any: the same with other meanings
 
 One task a file; every document is a function of (seed, language, number), so memory is one file's (about
 1.5 MB) and any file can be made anywhere. 1,000 documents of 20 sentences take 5 s on one core.
@@ -43,6 +44,8 @@ def generate(output: str, config: LanguagesConfig | None = None) -> Artifact:
         "sentences": each * config.count * config.sentences,
         "translations": config.test_sentences,
     }
+    if config.dev_sentences:
+        summary["dev_translations"] = config.dev_sentences
     return opened.finish([file for entry in entries.values() for file in entry.files], summary)
 
 
@@ -51,15 +54,18 @@ def _plan(config: LanguagesConfig) -> Iterator[tuple[str, str]]:
     for code in LanguageFamily(config).codes:
         for number, start in enumerate(range(0, total, FILE_DOCUMENTS)):
             yield f"{code}-{number:05d}", json.dumps([code, number, start, min(start + FILE_DOCUMENTS, total)])
-    yield "translations", "null"
+    yield "translations", json.dumps("test")
+    if config.dev_sentences:
+        yield "dev_translations", json.dumps("dev")
 
 
 def _make(store_uri: str, config: LanguagesConfig, name: str, payload: str) -> Entry:
     store, family = open_store(store_uri), LanguageFamily(config)
-    if name == "translations":
-        texts = {code: "".join(f"{line}\n" for line in lines) for code, lines in family.translations().items()}
-        files = [put_bytes(store, f"translations/{code}.txt", text.encode()) for code, text in texts.items()]
-        return Entry(rows=config.test_sentences * len(texts), files=files)
+    if name in ("translations", "dev_translations"):
+        lines_by_code = family.translations(json.loads(payload))
+        texts = {code: "".join(f"{line}\n" for line in lines) for code, lines in lines_by_code.items()}
+        files = [put_bytes(store, f"{name}/{code}.txt", text.encode()) for code, text in texts.items()]
+        return Entry(rows=sum(map(len, lines_by_code.values())), files=files)
     code, number, start, stop = json.loads(payload)
     packed = pack_lines(family.numbered(code, i) for i in range(start, stop))
     return Entry(rows=stop - start, files=[put_bytes(store, f"documents/{code}/{number:05d}.jsonl.gz", packed)])

@@ -7,8 +7,9 @@ A *language* renders concepts into words with a lexicon, function words and a wo
 share of the concepts, the cognates, has one form in every language.
 
 Every document is a function of (seed, language, number) alone: any size streams, any part can be made
-anywhere, and no document has a translation in another language. The test sentences are the exception:
-the same meanings rendered in every language, line by line.
+anywhere, and no document has a translation in another language. The test and dev sentences are the exception:
+the same meanings rendered in every language, line by line. No meaning is in both: settings are chosen by the dev
+sentences, and what is reported is measured on the test sentences.
 
 Cost: about 4,000 sentences a second on one core; memory is the lexicon's (under 1 MB), whatever the size.
 """
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ccp_ray.config import StrictModel
+from ccp_ray.errors import UsageError
 
 # ISO 639-2 reserves qaa..qtz for local use: a generated language can never be mistaken for a real one.
 _CODES = [f"q{a}{b}" for a in "abcdefghijklmnopqrst" for b in "abcdefghijklmnopqrstuvwxyz"]
@@ -33,6 +35,9 @@ _VOWELS = [*"aeiou", "ai", "ei", "ou"]
 # Sentence splitters take "Ga." for Georgia and join what follows.
 _ABBREVIATIONS = {"ca", "co", "colo", "ga", "la", "me", "mo", "no", "pa", "re", "va"}
 _WORD_ORDERS = ("svo", "sov", "vso", "osv")
+_DRAWS = 100  # for each dev sentence on average: more are needed only where nearly every meaning is a test sentence
+
+TranslatedSplit = Literal["test", "dev"]
 
 
 class LanguagesConfig(StrictModel):
@@ -51,6 +56,7 @@ class LanguagesConfig(StrictModel):
     dev_documents: int = Field(default=40, ge=0, description="held-out documents a language")
     sentences: int = Field(default=20, ge=2, description="sentences a document")
     test_sentences: int = Field(default=1000, ge=0, description="translated into every language")
+    dev_sentences: int = Field(default=0, ge=0, description="the same, other meanings: to choose settings by")
 
 
 class Language:
@@ -131,16 +137,32 @@ class LanguageFamily:
         for index in range(self.config.documents + self.config.dev_documents):
             yield self.numbered(code, index)
 
-    def translations(self) -> dict[str, list[str]]:
-        """Test sentences by language; line i means the same in each."""
-        cfg = self.config
-        rng = _rng(cfg.seed, "test")
-        rows = [self.meanings(rng, 1)[0] for _ in range(cfg.test_sentences)]
+    def translations(self, split: TranslatedSplit = "test") -> dict[str, list[str]]:
+        """Test (or dev) sentences by language; line i means the same in each."""
+        rows = self._test_rows() if split == "test" else self._dev_rows()
         out: dict[str, list[str]] = {}
         for code, language in self.languages.items():
-            own = _rng(cfg.seed, "test", code)
+            own = _rng(self.config.seed, split, code)
             out[code] = [language.render(row, own) for row in rows]
         return out
+
+    def _test_rows(self) -> list[NDArray[np.int64]]:
+        rng = _rng(self.config.seed, "test")
+        return [self.meanings(rng, 1)[0] for _ in range(self.config.test_sentences)]
+
+    def _dev_rows(self) -> list[NDArray[np.int64]]:
+        """Drawn from a stream of their own; a meaning that a test sentence has already is drawn again."""
+        rng, taken = _rng(self.config.seed, "dev"), {frozenset(row.tolist()) for row in self._test_rows()}
+        rows: list[NDArray[np.int64]] = []
+        for _ in range(_DRAWS * self.config.dev_sentences):
+            row = self.meanings(rng, 1)[0]
+            if frozenset(row.tolist()) not in taken:
+                rows.append(row)
+            if len(rows) == self.config.dev_sentences:
+                return rows
+        if self.config.dev_sentences:
+            raise UsageError("dev_sentences: too few meanings that are no test sentence; raise concepts")
+        return rows
 
 
 def _rng(seed: int, *names: str) -> np.random.Generator:

@@ -38,6 +38,18 @@ class Moments(NamedTuple):
         squares_D = self.squares_D + other.squares_D + delta_D**2 * (self.rows * other.rows / count)
         return Moments(count, mean_D, squares_D)
 
+    def without(self, part: Moments) -> Moments:
+        """Of the rows that are not in `part`, which is some of these: `merge` undone. Raises ValueError for none left.
+
+        Deviations are exact to 1e-6 of the larger part's, and never negative.
+        """
+        count = self.rows - part.rows
+        if count < 1:
+            raise ValueError(f"{part.rows} of {self.rows} rows taken away: none left")
+        mean_D = self.mean_D + (self.mean_D - part.mean_D) * (part.rows / count)
+        between_D = (part.mean_D - mean_D) ** 2 * (part.rows * count / self.rows)
+        return Moments(count, mean_D, np.maximum(self.squares_D - part.squares_D - between_D, 0.0))
+
     @property
     def deviation_D(self) -> NDArray[np.float64]:
         """Standard deviation by dimension (of the population: divided by the count)."""

@@ -52,7 +52,7 @@ def pretrain(corpus: str, output: str, config: PretrainConfig | None = None) -> 
     """Train an encoder on a corpus artifact. Returns the finished encoder artifact, a plain Hugging Face folder.
 
     Raises UsageError or DataError before anything is written where the corpus and the configuration do not fit;
-    CcpError naming the step where training diverged or collapsed (the last checkpoint stays).
+    TrainingError naming the step where training diverged or collapsed (the last checkpoint stays).
     """
     config = config or PretrainConfig()
     source = open_artifact(corpus, "corpus")

@@ -1,7 +1,8 @@
 """An orthogonal map between two languages' sentence spaces, learned without any pairing.
 
-From the identity, refine as Conneau et al. 2017 (arXiv 1710.04087) do: mutual nearest neighbours under CSLS become a
-dictionary, orthogonal Procrustes fits the map to it, again until the criterion stops rising. Three things differ,
+From a start (the identity, or the map that `adversarial` finds) refine as Conneau et al. 2017 (arXiv 1710.04087) do:
+mutual nearest neighbours under CSLS become a dictionary, orthogonal Procrustes fits the map to it, again until the
+criterion stops rising. Three things differ,
 because sentences of two corpora are no translations of each other (word lists are, nearly):
 
 - The criterion, that paper's own (mean cosine of CSLS nearest neighbours, here in both directions), is measured on
@@ -25,6 +26,7 @@ cores that others used too: 1 to 4 s a language at 4,000 to 5,000 rows, 25 to 40
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -35,14 +37,28 @@ _BLOCK = 1024
 
 
 class Rotation(NamedTuple):
-    """`matrix_DD` maps row vectors: x @ matrix_DD. `before` and `after` are the criterion."""
+    """What became of a language's rotation.
+
+    `matrix_DD` maps row vectors: x @ matrix_DD; the identity unless `accepted`. `before` is the criterion without a
+    rotation, `tried` the best one from each start, and `after` the best of these, reached from `start` with `pairs` in
+    the last of `iterations` dictionaries.
+    """
 
     matrix_DD: FloatArray
     accepted: bool
     before: float
     after: float
+    start: str
     iterations: int
     pairs: int
+    tried: dict[str, float]
+
+
+class Sides(NamedTuple):
+    """Rows of unit length in two languages' spaces; row i of one has nothing to do with row i of the other."""
+
+    source_ND: FloatArray
+    target_MD: FloatArray
 
 
 class Matches(NamedTuple):
@@ -57,35 +73,61 @@ class Matches(NamedTuple):
 
 
 def learn_rotation(
-    source_ND: FloatArray,
-    target_MD: FloatArray,
+    fitted: Sides,
+    judged: Sides,
+    starts: Mapping[str, FloatArray],
     *,
     iterations: int,
     neighbours: int,
     damping: float,
     minimum_gain: float,
 ) -> Rotation:
-    """The map from `source_ND` into the space of `target_MD` (both of unit length, at least four rows).
+    """The map from the source's space into the target's: each start, refined on `fitted`; `judged` picks and accepts.
 
-    The first half of each side's rows fits, the second half judges. `minimum_gain` is the share of the cosine
-    distance before (1 - criterion) that must go. `after` is the best criterion seen, accepted or not.
+    `starts` are orthogonal maps [D, D] by name, at least one; of two that reach the same, the first wins.
+    `minimum_gain` is the share of the cosine distance before (1 - criterion) that must go, or the identity stays.
     """
-    fit_nD, judge_nD = np.array_split(source_ND, 2)
-    fit_mD, judge_mD = np.array_split(target_MD, 2)
-    identity_DD = np.eye(source_ND.shape[1], dtype=np.float32)
-    before = mutual_neighbours(judge_nD, judge_mD, neighbours).criterion
-    best = Rotation(identity_DD, False, before, before, 0, 0)
-    current_DD = identity_DD
-    for done in range(1, iterations + 1):
-        found = mutual_neighbours(fit_nD @ current_DD, fit_mD, neighbours)
-        current_DD = procrustes(fit_nD[found.source_P], fit_mD[found.target_P], current_DD, damping)
-        criterion = mutual_neighbours(judge_nD @ current_DD, judge_mD, neighbours).criterion
-        if criterion <= best.after:
-            break
-        best = Rotation(current_DD, True, before, criterion, done, len(found.source_P))
-    if best.after - before <= minimum_gain * (1 - before):
-        return best._replace(matrix_DD=identity_DD, accepted=False)
-    return best
+    before = mutual_neighbours(*judged, neighbours).criterion
+    found = {
+        name: max(_refine(fitted, judged, start_DD, iterations, neighbours, damping), key=lambda map_: map_.criterion)
+        for name, start_DD in starts.items()
+    }
+    tried = {name: refined.criterion for name, refined in found.items()}
+    start = max(tried, key=lambda name: tried[name])
+    best = found[start]
+    accepted = improves(before, best.criterion, minimum_gain)
+    matrix_DD = best.matrix_DD if accepted else np.eye(len(best.matrix_DD), dtype=np.float32)
+    return Rotation(matrix_DD, accepted, before, best.criterion, start, best.iterations, best.pairs, tried)
+
+
+class _Refined(NamedTuple):
+    matrix_DD: FloatArray
+    criterion: float
+    iterations: int
+    pairs: int
+
+
+def _refine(
+    fitted: Sides, judged: Sides, start_DD: FloatArray, iterations: int, neighbours: int, damping: float
+) -> Iterator[_Refined]:
+    """The start, then map after map for as long as the criterion rises."""
+    current_DD, highest, pairs = start_DD, -np.inf, 0
+    for done in range(iterations + 1):
+        criterion = mutual_neighbours(judged.source_ND @ current_DD, judged.target_MD, neighbours).criterion
+        if criterion <= highest:
+            return
+        highest = criterion
+        yield _Refined(current_DD, criterion, done, pairs)
+        if done < iterations:
+            found = mutual_neighbours(fitted.source_ND @ current_DD, fitted.target_MD, neighbours)
+            pairs = len(found.source_P)
+            joined = fitted.source_ND[found.source_P], fitted.target_MD[found.target_P]
+            current_DD = procrustes(*joined, current_DD, damping)
+
+
+def improves(before: float, after: float, minimum_gain: float) -> bool:
+    """Whether the criterion's distance (1 - criterion) fell, and by more than `minimum_gain` of itself."""
+    return after > before and after - before > minimum_gain * (1 - before)
 
 
 def procrustes(source_PD: FloatArray, target_PD: FloatArray, current_DD: FloatArray, damping: float) -> FloatArray:

@@ -7,8 +7,9 @@
     {"benchmarks": {NAME: {
         "n": distinct sentences embedded,
         "calibration": "corpus" (given) or "benchmark" (fitted on the benchmark's sentences, each language alone),
-        "rotation": {LANG: "pivot" | "accepted" | "rejected" | "off"},   only where it was fitted here
-        "own": {"rotation", "variants"},   where a calibration was given: fitted on the benchmark's sentences besides
+        "scale": {LANG: "pivot" | "accepted" | "rejected" | "unit"},      only where it was fitted here
+        "rotation": {LANG: "pivot" | "accepted" | "rejected" | "off"},   the same
+        "own": {"scale", "rotation", "variants"},   where a calibration was given: fitted here besides
         "data": {"pairs": {"fr-en": lines}} or {"window": w, "languages": {LANG: {sentences, documents}}},
         "variants": {"raw" | "shift" | "scale" | "rotate": SCORE}}}}
 
@@ -30,7 +31,8 @@ from typing import Any
 from pydantic import Field
 
 from ccp_ray.artifact import Artifact, InputRef, Request, digest_json, open_artifact, open_output
-from ccp_ray.calibration import Calibration, CalibrationConfig
+from ccp_ray.calibration import Calibration
+from ccp_ray.calibration_config import CalibrationConfig
 from ccp_ray.config import StrictModel
 from ccp_ray.embed import EmbedConfig, embed
 from ccp_ray.embeddings import Embeddings
@@ -133,8 +135,8 @@ def _own(benchmark: Benchmark, vectors: Vectors, config: CalibrationConfig) -> d
     """Scores with a calibration fitted on the benchmark's own sentences, each language alone."""
     calibration = vectors.fit(_own_config(benchmark, config))
     languages = calibration.summary()["languages"]
-    rotation = {lang: found["rotation"] for lang, found in languages.items()}
-    return {"rotation": rotation, "variants": score_variants(benchmark, vectors, calibration)}
+    verdicts = {step: {lang: told[step] for lang, told in languages.items()} for step in ("scale", "rotation")}
+    return {**verdicts, "variants": score_variants(benchmark, vectors, calibration)}
 
 
 def _own_config(benchmark: Benchmark, config: CalibrationConfig) -> CalibrationConfig:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 MINUS = "\N{MINUS SIGN}"  # as wide as the plus and the digits
 
+_NOTHING = 1e-300  # below it are numbers that lose digits and then round to 0: no ticks can be set between them
+
 Points = Sequence[tuple[float, float]]
 
 
@@ -28,8 +30,8 @@ def domain(values: Sequence[float], from_zero: bool = False, margin: float = 0.0
     if from_zero:
         low, high = min(low, 0.0), max(high, 0.0)
     size = max(abs(low), abs(high))
-    if high - low <= 1e-6 * size or size == 0:
-        room = 0.1 * size or 1.0
+    if high - low <= 1e-6 * size or size < _NOTHING:
+        room = 0.1 * size if size >= _NOTHING else 1.0
         return (low if from_zero and low == 0 else low - room), high + room
     room = margin * (high - low)
     return low - (room if low else 0), high + (room if high else 0)

@@ -1,6 +1,6 @@
-"""Charts as inline SVG, drawn by hand: lines, scatter plots, bars, dumbbells.
+"""Charts as inline SVG, drawn by hand: lines, scatter plots, bars, dumbbells, intervals.
 
-No drawing library: the page needs four kinds of chart, must stay one small file and follow the reader's dark or
+No drawing library: the page needs five kinds of chart, must stay one small file and follow the reader's dark or
 light setting. So colours are classes (`c0` to `c9`) that the page's style sheet fills in, and an eleventh series
 gets the first colour again with another dash or marker. Points of a scatter plot are one path a language and
 slice, 12 bytes a point instead of the 45 of a <circle>. All text is escaped here.
@@ -42,6 +42,15 @@ class Dumbbell(NamedTuple):
     label: str
     values: Sequence[float | None]
     reference: float | None = None
+
+
+class Interval(NamedTuple):
+    """A row of an interval chart: a value and its reach to either side; `tone` is good, bad or neutral."""
+
+    label: str
+    value: float
+    reach: float
+    tone: str = "neutral"
 
 
 def line_chart(
@@ -143,6 +152,27 @@ def dumbbell_chart(title: str, rows: Sequence[Dumbbell], names: Sequence[str]) -
             body += _line(x_scale(100 * item.reference), y - 7, x_scale(100 * item.reference), y + 7, "chance")
         body += "".join(_element("circle", cx=x, cy=y, r=5, class_=f"time t{k}") for k, x in xs)
     return _svg(_WIDTH, bottom + 30, f"{title}, by language: {', '.join(names)}", body)
+
+
+def interval_chart(title: str, rows: Sequence[Interval], x_label: str) -> Svg:
+    """A row for each value: a dot with whiskers; the line at 0 stands for no difference. Needs a row."""
+    row, top = 26, 8
+    reached = [end for item in rows for end in (item.value - item.reach, item.value + item.reach)]
+    low, high = domain(reached, True, 0.04)
+    left = 14 + _CHARACTER * max(len(item.label) for item in rows)
+    bottom = top + row * len(rows)
+    x_scale = Scale(low, high, left, _WIDTH - 24)
+    x_ticks = ticks(low, high)
+    body = "".join(_line(x_scale(x), top, x_scale(x), bottom, "grid") for x in x_ticks)
+    body += _x_axis(x_scale, x_label, bottom + 46, x_ticks) + _line(x_scale(0), top, x_scale(0), bottom, "zero")
+    for i, item in enumerate(rows):
+        y = top + (i + 0.5) * row
+        ends = x_scale(item.value - item.reach), x_scale(item.value + item.reach)
+        body += _text(left - 10, y + 4.5, item.label, "tick", "end")
+        body += _line(ends[0], y, ends[1], y, f"reach tone-{item.tone}")
+        body += _element("circle", cx=x_scale(item.value), cy=y, r=5, class_=f"mark tone-{item.tone}")
+    spoken = ", ".join(f"{item.label} {item.value:.3g} ± {item.reach:.3g}" for item in rows)
+    return _svg(_WIDTH, bottom + 46, f"{title}: {spoken}", body)
 
 
 def swatch(colour: int | None, marker: bool = False) -> Svg:

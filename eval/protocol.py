@@ -18,7 +18,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ccp_ray.calibration import STEPS, Calibration, CalibrationConfig, Step, fit
+from ccp_ray.calibration import STEPS, Calibration, Step
+from ccp_ray.calibration_config import CalibrationConfig
+from ccp_ray.calibration_fit import fit
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import DataError
 from ccp_ray.lines import pack_lines

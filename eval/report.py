@@ -10,35 +10,18 @@ Four languages with 400 projected sentences each give 123 kB. A section stands t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import jinja2
+from typing import Any
 
 from ccp_ray.ledger import FileRecord, put_bytes
 from ccp_ray.storage import Store
 from eval import plots, report_tables
+from eval.page import Figure, Key, curve_figure, render_page
 from eval.plots import Svg
 from eval.report_curves import from_metrics
 from eval.report_markdown import render_markdown as _markdown
 from eval.report_model import Context, Curve, Projection, ReportData, RetrievalTable
 
 __all__ = ["ReportData", "from_metrics", "render_html", "render_markdown", "result_sentence", "write_report"]
-
-
-class Key(NamedTuple):
-    """A legend entry."""
-
-    name: str
-    sample: Svg
-
-
-class Figure(NamedTuple):
-    """A chart with its caption and, unless the section has one for all, its legend."""
-
-    title: str
-    note: str
-    chart: Svg
-    legend: list[Key]
 
 
 def write_report(data: ReportData, store: Store) -> list[FileRecord]:
@@ -58,13 +41,6 @@ def render_markdown(data: ReportData) -> str:
 
 def render_html(data: ReportData) -> str:
     """The report as one page."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("eval", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     colours = _language_colours(data)
     health = [curve for curve in data.curves if curve.section == "health"]
     view: dict[str, Any] = {
@@ -78,9 +54,8 @@ def render_html(data: ReportData) -> str:
         "training": _figures(data.curves, "training", colours),
         "health": _figures(data.curves, "health", colours),
         "health_legend": _legend(colours, [s.name for c in health if c.by_language for s in c.series]),
-        "colours": range(plots.COLOURS),
     }
-    return environment.get_template("report.html.j2").render(view)
+    return render_page("report.html.j2", view)
 
 
 def result_sentence(data: ReportData) -> str:
@@ -140,22 +115,4 @@ def _panel(panel: Projection, colours: dict[str, int]) -> Figure:
 
 def _figures(curves: Sequence[Curve], section: str, colours: dict[str, int]) -> list[Figure]:
     drawn = [curve for curve in curves if curve.section == section and any(series.points for series in curve.series)]
-    return [_figure(curve, colours) for curve in drawn]
-
-
-def _figure(curve: Curve, colours: dict[str, int]) -> Figure:
-    own = [series.name for series in curve.series if not series.reference]
-    palette = colours if curve.by_language else {name: i for i, name in enumerate(own)}
-    lines = [plots.Line(s.name, s.points, None if s.reference else palette[s.name]) for s in curve.series]
-    chart = plots.line_chart(
-        curve.title,
-        lines,
-        curve.x_label,
-        curve.y_label,
-        log_y=curve.log_y,
-        percent=curve.percent,
-        from_zero=curve.from_zero,
-        smoothed=curve.smooth,
-    )
-    legend = [Key(line.name, plots.swatch(line.colour)) for line in lines]
-    return Figure(curve.title, curve.note, chart, [] if curve.by_language or len(lines) == 1 else legend)
+    return [curve_figure(curve, colours if curve.by_language else None) for curve in drawn]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from jobs.ablate import ablate
 from jobs.bench import bench
 from jobs.calibrate import calibrate
 from jobs.command import main as run_verbs
 from jobs.doctor import doctor_command
 from jobs.embed import embed
 from jobs.evaluate import evaluate
+from jobs.export import export
 from jobs.fetch_data import fetch_data
 from jobs.generate import generate
 from jobs.index import index
@@ -19,8 +21,8 @@ from jobs.status import status
 from jobs.verify import verify
 
 VERBS = (
-    *(pipeline_command, generate, prepare, pretrain, embed, calibrate, index, search, evaluate),
-    *(status, verify, doctor_command, fetch_data, bench),
+    *(pipeline_command, generate, prepare, pretrain, embed, calibrate, index, search, evaluate, ablate),
+    *(status, verify, export, doctor_command, fetch_data, bench),
 )
 
 

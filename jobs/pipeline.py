@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from ccp_ray.artifact import Artifact, find_artifact
-from ccp_ray.calibration import CalibrationConfig
+from ccp_ray.calibration_config import CalibrationConfig
 from ccp_ray.calibration_job import calibrate
 from ccp_ray.config import StrictModel, load_config
 from ccp_ray.documents import find_documents
@@ -43,7 +43,8 @@ from jobs.plan import Plan, architecture_shape, duration, prepare_plan, pretrain
 from jobs.pretrain import planned_workers
 from jobs.usage import PeakMemory
 
-_RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parent / "recipes"
+_OTHER_VERBS = ("ablation",)  # recipes that are no pipeline
 
 
 class PipelineConfig(StrictModel):
@@ -108,21 +109,26 @@ def pipeline(config: PipelineConfig, output: str) -> Artifact:
 
 def run_stages(config: PipelineConfig, stages: Stages) -> None:
     """Everything but the report."""
-    documents = [config.path(text) for text in config.documents]
-    benchmarks = {name: config.path(place) if place else None for name, place in config.benchmarks.items()}
-    if config.languages is not None:
-        languages = config.languages
-        documents = [stages.run("documents", lambda uri: generate(uri, languages)).uri]
-    corpus = stages.run("corpus", lambda uri: prepare(documents, uri, config.prepare))
-    data = {name: place or _made(name, corpus, documents) for name, place in benchmarks.items()}
+    corpus, data = run_corpus(config, stages)
     if config.baseline:
-        _evaluated(stages, "baseline/", _before(stages, corpus, config), corpus, data, config)
+        _evaluated(stages, "baseline/", run_untrained(stages, "baseline/", corpus, config), corpus, data, config)
     encoder = stages.run("encoder", lambda uri: pretrain(corpus.uri, uri, config.pretrain))
     _evaluated(stages, "", encoder.uri, corpus, data, config)
     made = {item.name: item.artifact for item in stages.finished}
     stages.run(
         "index", lambda uri: index(made["embeddings"].uri, uri, config.index, calibration=made["calibration"].uri)
     )
+
+
+def run_corpus(config: PipelineConfig, stages: Stages) -> tuple[Artifact, dict[str, str]]:
+    """Documents (where they are generated) and corpus; and where the data of each benchmark lies."""
+    documents = [config.path(text) for text in config.documents]
+    benchmarks = {name: config.path(place) if place else None for name, place in config.benchmarks.items()}
+    if config.languages is not None:
+        languages = config.languages
+        documents = [stages.run("documents", lambda uri: generate(uri, languages)).uri]
+    corpus = stages.run("corpus", lambda uri: prepare(documents, uri, config.prepare))
+    return corpus, {name: place or _made(name, corpus, documents) for name, place in benchmarks.items()}
 
 
 def _evaluated(
@@ -134,12 +140,12 @@ def _evaluated(
     stages.run(f"{prefix}evaluation", lambda uri: evaluate(encoder, list(data), data, uri, fitted.uri, config.evaluate))
 
 
-def _before(stages: Stages, corpus: Artifact, config: PipelineConfig) -> str:
+def run_untrained(stages: Stages, prefix: str, corpus: Artifact, config: PipelineConfig) -> str:
     """The encoder that training starts from."""
     source = starting_source(corpus, config.pretrain)
     if source:
         return source
-    return stages.run("baseline/encoder", lambda uri: initial_encoder(corpus.uri, uri, config.pretrain)).uri
+    return stages.run(f"{prefix}encoder", lambda uri: initial_encoder(corpus.uri, uri, config.pretrain)).uri
 
 
 def _made(benchmark: str, corpus: Artifact, documents: list[str]) -> str:
@@ -181,13 +187,13 @@ def pipeline_command(
 
 
 def recipe_names() -> list[str]:
-    """The recipes that are installed with this program."""
-    return sorted(path.stem for path in _RECIPES.glob("*.yaml"))
+    """The pipeline's recipes that are installed with this program."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem not in _OTHER_VERBS)
 
 
 def recipe_file(name: str) -> str:
     """A recipe of this program by its bare name (`quickstart`), from any folder; else `name` itself, a path or URI."""
-    return str(_RECIPES / f"{name}.yaml") if name in recipe_names() else name
+    return str(RECIPES / f"{name}.yaml") if name in recipe_names() else name
 
 
 def plan_pipeline(config: PipelineConfig) -> Plan:

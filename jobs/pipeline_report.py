@@ -68,7 +68,8 @@ def _report_data(
     title: str, stages: Sequence[Finished], results: dict[str, Any], config: StrictModel
 ) -> dict[str, Any]:
     made = {item.name: item.artifact for item in stages}
-    tables = [_table(name, results) for name in ("translations", "tatoeba") if name in results["after"]]
+    kept = kept_steps(made["calibration"].summary)
+    tables = [_table(name, results, kept) for name in ("translations", "tatoeba") if name in results["after"]]
     problems = results["problems"]
     return {
         "title": title,
@@ -87,7 +88,21 @@ def _report_data(
     }
 
 
-def _table(name: str, results: dict[str, Any]) -> dict[str, Any]:
+def kept_steps(summary: Mapping[str, Any]) -> str:
+    """Which steps of a calibration were kept, in a sentence or two: of a step that was rejected no column tells."""
+    sentences = []
+    for step, title in (("scale", "Scale"), ("rotation", "Rotation")):
+        verdicts: dict[str, list[str]] = {}
+        for lang, told in summary["languages"].items():
+            if lang != summary["pivot"]:
+                verdicts.setdefault({"unit": "not judged"}.get(told[step], told[step]), []).append(lang)
+        listed = "; ".join(f"{verdict}: {', '.join(langs)}" for verdict, langs in sorted(verdicts.items()))
+        if listed:
+            sentences.append(f"{title} {listed}.")
+    return " ".join([f"Calibration on the corpus, pivot {summary['pivot']}.", *sentences])
+
+
+def _table(name: str, results: dict[str, Any], kept: str) -> dict[str, Any]:
     columns: dict[str, dict[str, Any]] = {}
     if "before" in results:
         columns |= {_BASELINE[v]: results["before"][name]["variants"][v] for v in _BASELINE}
@@ -101,7 +116,8 @@ def _table(name: str, results: dict[str, Any]) -> dict[str, Any]:
         "rows": [{"pair": pair, "values": {c: score["pairs"][pair] for c, score in columns.items()}} for pair in pairs],
         "macro": {column: score["macro"] for column, score in columns.items()},
         "note": "Top-1 accuracy of the nearest neighbour by cosine. Calibration is fitted on sentences of the "
-        "corpus; in the columns with a star on the test sentences, each language alone, never on their pairing.",
+        "corpus; in the columns with a star on the test sentences, each language alone, never on their pairing. "
+        f"{kept}",
     }
 
 

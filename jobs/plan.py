@@ -7,6 +7,7 @@ here (measured by `make bench`: about a third). Expect it within a factor of two
 
 from __future__ import annotations
 
+import functools
 import time
 
 from ccp_ray.artifact import Artifact
@@ -120,8 +121,9 @@ def source_shape(source: str) -> EncoderShape:
     return EncoderShape(*map(int, sizes))  # type: ignore[arg-type]
 
 
+@functools.cache
 def matmul_flops() -> float:
-    """Floating-point operations a second of one core's (or the GPU's) matrix product, by a short trial."""
+    """Floating-point operations a second of one core's (or the GPU's) matrix product, by a short trial, made once."""
     import torch
 
     gpu = torch.cuda.is_available()

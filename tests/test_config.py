@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from ccp_ray.config import StrictModel, _merge, build_config, load_config, parse_yaml, semantic
+from ccp_ray.config import StrictModel, build_config, load_config, merge, parse_yaml, semantic
 from ccp_ray.errors import UsageError
 from ccp_ray.pretrain_config import BankConfig, PretrainConfig
 
@@ -206,13 +206,13 @@ def leaves(tree, path=()):
 
 @given(trees)
 def test_merging_with_nothing_or_itself_changes_nothing(tree):
-    assert _merge(tree, {}) == _merge({}, tree) == _merge(tree, tree) == tree
+    assert merge(tree, {}) == merge({}, tree) == merge(tree, tree) == tree
 
 
 @given(trees, trees)
 def test_every_leaf_of_the_later_one_wins(base, over):
     before = repr((base, over))
-    merged = dict(leaves(_merge(base, over)))
+    merged = dict(leaves(merge(base, over)))
     for path, value in leaves(over):
         if value != {}:
             assert merged[path] == value

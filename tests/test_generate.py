@@ -44,3 +44,14 @@ def test_two_runs_agree_and_a_second_request_is_already_done(ray_local, tmp_path
     assert generate(str(tmp_path / "a"), CONFIG) == first
     with pytest.raises(DriftError, match="seed: 0 -> 1"):
         generate(str(tmp_path / "a"), CONFIG.model_copy(update={"seed": 1}))
+
+
+def test_dev_translations_stand_beside_the_others(ray_local, tmp_path):
+    plain = generate(str(tmp_path / "a"), CONFIG)
+    both = generate(str(tmp_path / "b"), CONFIG.model_copy(update={"dev_sentences": 4}))
+    extra = {file.path: file for file in both.files}
+    for file in plain.files:
+        assert extra.pop(file.path) == file
+    assert sorted(extra) == ["dev_translations/qaa.txt", "dev_translations/qab.txt"]
+    assert both.summary == plain.summary | {"dev_translations": 4}
+    assert len(both.store.read("dev_translations/qaa.txt").decode().splitlines()) == 4

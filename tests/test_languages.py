@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ccp_ray.errors import UsageError
 from ccp_ray.languages import LanguageFamily, LanguagesConfig
 from ccp_ray.sentences import split_sentences
 
@@ -100,3 +101,28 @@ def test_the_splitter_finds_the_sentences_that_were_written():
     for code in family.codes:
         for number in range(5):
             assert len(split_sentences(code, family.document(code, "train", number)["text"])) == 20
+
+
+def test_dev_sentences_change_nothing_else_and_share_no_meaning_with_the_test_sentences():
+    # Few concepts, so that two draws of three meet often: the dev stream has to draw again.
+    plain = LanguagesConfig(count=2, concepts=16, words=3, documents=3, dev_documents=1, test_sentences=150)
+    with_dev = plain.model_copy(update={"dev_sentences": 60})
+    family, larger = LanguageFamily(plain), LanguageFamily(with_dev)
+    assert larger.translations() == family.translations()
+    assert list(larger.documents("qaa")) == list(family.documents("qaa"))
+    assert family.translations("dev") == {"qaa": [], "qab": []}
+
+    def said(lines: list[str], code: str) -> list[frozenset[int]]:
+        number = {word: i for i, word in enumerate(larger.languages[code].lexicon)}
+        return [frozenset(number[w] for w in line.lower().rstrip(".").split() if w in number) for line in lines]
+
+    dev, test = larger.translations("dev"), larger.translations("test")
+    assert [len(dev[code]) for code in larger.codes] == [60, 60]
+    assert said(dev["qaa"], "qaa") == said(dev["qab"], "qab")
+    assert not set(said(dev["qaa"], "qaa")) & set(said(test["qaa"], "qaa"))
+
+
+def test_more_dev_sentences_than_there_are_meanings_are_refused():
+    config = LanguagesConfig(count=1, concepts=16, words=15, test_sentences=3000, dev_sentences=1)  # 16 meanings in all
+    with pytest.raises(UsageError, match="dev_sentences"):
+        LanguageFamily(config).translations("dev")

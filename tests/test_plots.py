@@ -253,6 +253,22 @@ def test_a_dumbbell_leaves_out_what_is_missing():
     assert len(of_class(root, "chance")) == 1
 
 
+@given(st.lists(st.tuples(st.floats(-50, 50), st.floats(0, 20)), min_size=1, max_size=8))
+def test_an_interval_reaches_the_zero_line_exactly_if_it_holds_zero(values):
+    rows = [plots.Interval(f"row {i}", value, reach, "good") for i, (value, reach) in enumerate(values)]
+    root = read(plots.interval_chart("t", rows, "points"))
+    zero = float(of_class(root, "zero")[0].get("d").removeprefix("M").split()[0])
+    marks, whiskers = of_class(root, "mark"), of_class(root, "reach")
+    assert len(marks) == len(whiskers) == len(rows)
+    for item, mark, whisker in zip(rows, marks, whiskers, strict=True):
+        left, right = (float(part.split()[0]) for part in whisker.get("d").removeprefix("M").split("L"))
+        assert left - 0.2 <= float(mark.get("cx")) <= right + 0.2
+        if item.value - item.reach > 1 or item.value + item.reach < -1:  # a tenth of a pixel decides nothing
+            assert not left < zero < right
+        if item.value - item.reach < -1 and item.value + item.reach > 1:
+            assert left < zero < right
+
+
 def test_the_eleventh_colour_is_the_first_with_another_shape():
     assert plots.swatch(0) != plots.swatch(10) != plots.swatch(20)
     assert plots.swatch(0, marker=True) != plots.swatch(10, marker=True) != plots.swatch(20, marker=True)
@@ -265,6 +281,7 @@ def test_text_cannot_become_markup():
         plots.scatter(evil, [(evil, 0.0, 0.0), ("b", 9.0, 9.0)], {evil: 0, "b": 1}, [[0, 1]]),
         plots.bar_chart(evil, [(evil, 0.2)], evil),
         plots.dumbbell_chart(evil, [plots.Dumbbell(evil, (0.1,))], [evil]),
+        plots.interval_chart(evil, [plots.Interval(evil, 0.1, 0.2)], evil),
     ]
     for chart in charts:
         root = read(chart)  # well-formed

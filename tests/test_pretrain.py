@@ -21,6 +21,7 @@ from sentence_transformers import SentenceTransformer
 from small_recipe import RECIPE, start
 
 from ccp_ray.artifact import Artifact, open_artifact, verify_artifact
+from ccp_ray.checkpoint_export import export_checkpoint
 from ccp_ray.config import build_config
 from ccp_ray.encoder import Encoder
 from ccp_ray.errors import CcpError, DataError, UsageError
@@ -87,6 +88,19 @@ def test_live_metrics_lie_beside_the_artifact(trained: Artifact) -> None:
     assert any("tfevents" in key for key in keys)
     assert not any(record.path.startswith("_") for record in trained.files)
     assert verify_artifact(trained) == []
+
+
+def test_an_earlier_steps_encoder_is_exported_from_its_checkpoint(trained: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"keeps no checkpoint of step 7; there is .*30"):
+        export_checkpoint(trained.uri, 7, str(tmp_path / "seventh"))
+    with pytest.raises(UsageError, match="holds no training run"):
+        export_checkpoint(str(tmp_path / "nothing"), 30, str(tmp_path / "seventh"))
+    last = export_checkpoint(trained.uri, 30, str(tmp_path / "last"))
+    weights, expected = (load_file(f"{encoder.uri}/model.safetensors") for encoder in (last, trained))
+    assert weights.keys() == expected.keys()
+    assert all(np.array_equal(weights[name], expected[name]) for name in expected)
+    assert Encoder.load(last.uri).pooling == Encoder.load(trained.uri).pooling
+    assert export_checkpoint(trained.uri, 30, str(tmp_path / "last")).fingerprint == last.fingerprint
 
 
 def test_run_again_it_is_already_done(trained: Artifact, corpus: Artifact) -> None:

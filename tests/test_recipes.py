@@ -9,10 +9,13 @@ import pytest
 from ccp_ray.config import load_config
 from ccp_ray.errors import UsageError
 from ccp_ray.pretrain_job import plan_workers
+from eval.ablation import UNTRAINED
+from jobs.ablation_config import AblationConfig, trial_config
 from jobs.pipeline import PipelineConfig, recipe_file
 
 FOLDER = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
-RECIPES = sorted(path.name for path in FOLDER.glob("*.yaml"))
+RECIPES = sorted(path.name for path in FOLDER.glob("*.yaml") if path.name != "ablation.yaml")
+ABLATION = load_config(AblationConfig, [str(FOLDER / "ablation.yaml")])
 
 
 def load(name: str) -> PipelineConfig:
@@ -58,3 +61,37 @@ def test_a_recipe_that_needs_data_says_so() -> None:
     recipe = load_config(PipelineConfig, [str(FOLDER / "novels_cpu.yaml")])
     with pytest.raises(UsageError, match="--set data=FOLDER"):
         recipe.path(recipe.documents[0])
+
+
+def test_a_scale_of_the_ablation_is_the_quickstart() -> None:
+    """But for what decides no result, the monitor's choice of words, and sentences to choose settings by."""
+    quickstart = load("quickstart.yaml")
+    base = trial_config(ABLATION, "quickstart", "full", 0)
+    same = {"resources": True, "monitor": True}
+    assert base.pretrain.model_dump(exclude=same) == quickstart.pretrain.model_dump(exclude=same)
+    assert base.languages is not None
+    assert base.languages.model_copy(update={"dev_sentences": 0}) == quickstart.languages
+    for stage in ("prepare", "calibrate"):
+        assert getattr(base, stage) == getattr(quickstart, stage)
+    assert base.evaluate.context == quickstart.evaluate.context
+
+
+@pytest.mark.parametrize("variant", [name for name in ABLATION.variants if name != "full"])
+def test_every_variant_of_the_ablation_differs_from_full_at_every_scale(variant: str) -> None:
+    for scale in ABLATION.scales:
+        changed, full = (trial_config(ABLATION, scale, name, 3) for name in (variant, "full"))
+        assert changed.pretrain != full.pretrain
+        assert changed.model_dump(exclude={"pretrain"}) == full.model_dump(exclude={"pretrain"})
+        assert changed.pretrain.seed == 3
+        assert changed.languages is not None
+        assert changed.languages.seed == 3
+        assert plan_workers(changed.pretrain, cpus=2, gpus=0) == (1, False)
+
+
+def test_every_variant_of_the_ablation_is_in_a_claim_and_is_said_to_be_something() -> None:
+    sides = {side for claim in ABLATION.claims for side in (claim.higher, claim.lower)}
+    assert sides == {*ABLATION.variants, UNTRAINED}
+    assert len({claim.text for claim in ABLATION.claims}) == len(ABLATION.claims)
+    assert all(variant.about for variant in ABLATION.variants.values())
+    assert len(ABLATION.seeds) >= 3
+    assert ABLATION.split == "test"
