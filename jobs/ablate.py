@@ -29,7 +29,7 @@ from jobs.command import (
     show_plan,
 )
 from jobs.pipeline import RECIPES
-from jobs.plan import Plan, architecture_parameters, duration, megabytes, pretrain_plan
+from jobs.plan import Plan, architecture_shape, duration, megabytes, pretrain_plan
 
 _RECIPE = RECIPES / "ablation.yaml"
 _OTHER_STAGES_S = 30.0  # of a run: starting, embedding, calibrating and evaluating
@@ -90,12 +90,10 @@ def plan_ablation(config: AblationConfig) -> Plan:
 
 def _training_seconds(plan: TrialPlan) -> float:
     settings, languages = plan.config.pretrain, plan.config.languages
-    vocabulary = plan.config.prepare.tokenizer.vocabulary
-    parameters, embedding = architecture_parameters(settings.encoder.architecture, vocabulary)
+    shape = architecture_shape(settings.encoder.architecture, plan.config.prepare.tokenizer.vocabulary)
     count = languages.count if languages else 1
-    return pretrain_plan(settings, parameters, embedding, count, settings.resources.least_workers or 2).figures[
-        "seconds"
-    ]
+    workers = settings.resources.least_workers or 2
+    return pretrain_plan(settings, shape, count, workers, gpu=False).figures["seconds"]
 
 
 def _show(artifact: Artifact, as_json: bool) -> None:
