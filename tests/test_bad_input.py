@@ -161,7 +161,8 @@ def test_rows_to_embed_that_cannot_be_used(small_run: SmallRun, tmp_path: Path):
 
 
 def test_a_language_with_too_few_sentences_for_a_group(small_run: SmallRun, tmp_path: Path):
-    result = ccp("pretrain", small_run.corpus, "--output", tmp_path / "out", "--set", "pairs_per_group=4096")
+    settings = ("--set", "pairs_per_group=4096", "--set", "bank.size=0")
+    result = ccp("pretrain", small_run.corpus, "--output", tmp_path / "out", *settings)
     assert result.code == 1
     assert result.error.startswith("language 'qaa' has ")
     assert "a group needs 4096" in result.error
