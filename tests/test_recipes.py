@@ -64,15 +64,15 @@ def test_a_recipe_that_needs_data_says_so() -> None:
 
 
 def test_a_scale_of_the_ablation_is_the_quickstart() -> None:
-    """But for what decides no result, the monitor's choice of words, and sentences to choose settings by."""
+    """But for what decides no result, the monitor's choice of words, sentences to choose settings by, and the scale."""
     quickstart = load("quickstart.yaml")
     base = trial_config(ABLATION, "quickstart", "full", 0)
     same = {"resources": True, "monitor": True}
     assert base.pretrain.model_dump(exclude=same) == quickstart.pretrain.model_dump(exclude=same)
     assert base.languages is not None
     assert base.languages.model_copy(update={"dev_sentences": 0}) == quickstart.languages
-    for stage in ("prepare", "calibrate"):
-        assert getattr(base, stage) == getattr(quickstart, stage)
+    assert base.prepare == quickstart.prepare
+    assert base.calibrate == quickstart.calibrate.model_copy(update={"scale": "unit"})
     assert base.evaluate.context == quickstart.evaluate.context
 
 
