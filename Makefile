@@ -3,7 +3,7 @@ PYTHON ?=
 ARGS ?=
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint format types bench lock clean clean-venv
+.PHONY: help setup quickstart test chaos lint format types bench lock clean clean-venv
 
 help: ## list the targets
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
@@ -15,8 +15,11 @@ setup: ## make .venv and install the pinned packages, if that is not done
 quickstart: setup ## the whole pipeline on generated languages; report in runs/quickstart
 	@$(BIN)/ccp-ray pipeline --config jobs/recipes/quickstart.yaml --output runs/quickstart $(ARGS)
 
-test: setup ## all tests; ARGS='-k name' for some
-	@$(BIN)/pytest $(ARGS)
+test: setup ## all tests but those of `make chaos`; ARGS='-k name' for some
+	@$(BIN)/pytest --ignore=tests/chaos $(ARGS)
+
+chaos: setup ## kills at every stage, at random steps, under every ZeRO stage; each run must end as an undisturbed one
+	@$(BIN)/pytest tests/chaos $(ARGS)
 
 lint: setup ## ruff: rules and formatting
 	@$(BIN)/ruff check .

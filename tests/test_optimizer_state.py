@@ -113,7 +113,7 @@ def gathered(snapshots: Sequence[tuple[dict[str, torch.Tensor], dict[str, Any]]]
 
 
 def test_in_bf16_a_restored_run_repeats_the_undisturbed_one_bit_for_bit(tmp_path: Path) -> None:
-    """With fp32 master weights; tests/test_resume.py has fp32."""
+    """With fp32 master weights; tests/chaos/test_resume.py has fp32."""
     undisturbed = run_ranks(2, _train_and_save, STAGES, "bf16", (2, 2))
     saved = {}
     for stage in STAGES:
