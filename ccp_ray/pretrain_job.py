@@ -147,6 +147,7 @@ def _train(config: PretrainConfig, corpus: Artifact, starting: InputRef | None, 
     import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from ccp_ray.engine import communication_note
     from ccp_ray.worker_group import PreemptibleTorchConfig
@@ -159,7 +160,9 @@ def _train(config: PretrainConfig, corpus: Artifact, starting: InputRef | None, 
     say(f"pretrain: {count} worker{'s' * (count != '1')}, {shape}, {where}")
     least = workers[0] if isinstance(workers, tuple) else workers
     _say_what_is_missing(resources, {"CPU": least * config.resources.cpus_per_worker, "GPU": least * use_gpu})
-    board = ray.remote(num_cpus=0)(Board).remote()
+    # On the driver's node, where Ray Train has its controller: with another node's death this run goes on.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
     arguments = {
         "config": config.model_dump_json(),
         "corpus": corpus.uri,
