@@ -10,10 +10,13 @@ from pathlib import Path
 import command_line
 import pytest
 import s3_servers
+import small_recipe
 from command_line import SmallRun
 from hypothesis import settings
 from s3_servers import Bucket, S3Server
 
+from ccp_ray.artifact import Artifact
+from ccp_ray.pretrain_job import pretrain
 from ccp_ray.session import ray_session
 
 # No deadline: the machine may be busy. In CI the same examples every time: a red run must mean a change.
@@ -32,6 +35,18 @@ def ray_local() -> Iterator[None]:
 def small_run(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
     """A small artifact of every stage, made with the command line. Read only: copy before you change one."""
     return command_line.small_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="session")
+def small_corpus(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The corpus of `small_recipe`. Read only."""
+    return small_recipe.corpus(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def trained(small_corpus: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The encoder of `small_recipe`, trained undisturbed by two workers. Read only."""
+    return pretrain(small_corpus.uri, str(tmp_path_factory.mktemp("trained") / "encoder"), small_recipe.configured())
 
 
 @pytest.fixture(scope="session")

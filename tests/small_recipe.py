@@ -10,6 +10,13 @@ from typing import Any
 
 import yaml
 
+from ccp_ray.artifact import Artifact
+from ccp_ray.config import build_config
+from ccp_ray.generate import generate
+from ccp_ray.languages import LanguagesConfig
+from ccp_ray.prepare import PrepareConfig, prepare
+from ccp_ray.pretrain_config import PretrainConfig
+
 RECIPE: dict[str, Any] = {
     "title": "test",
     "languages": {
@@ -41,6 +48,17 @@ RECIPE: dict[str, Any] = {
     },
     "evaluate": {"context": {"sentences": 40}},
 }
+
+
+def corpus(folder: Path) -> Artifact:
+    """Its documents, prepared. Needs a Ray session."""
+    documents = generate(str(folder / "documents"), LanguagesConfig(**RECIPE["languages"]))
+    return prepare([documents.uri], str(folder / "corpus"), build_config(PrepareConfig, RECIPE["prepare"]))
+
+
+def configured(**changes: object) -> PretrainConfig:
+    """Its pretraining, but for some keys."""
+    return build_config(PretrainConfig, RECIPE["pretrain"] | changes)
 
 
 def write_recipe(folder: Path, **changes: Any) -> Path:

@@ -21,9 +21,6 @@ from small_recipe import RECIPE
 from ccp_ray.artifact import Artifact
 from ccp_ray.config import build_config
 from ccp_ray.corpus import Corpus
-from ccp_ray.generate import generate
-from ccp_ray.languages import LanguagesConfig
-from ccp_ray.prepare import PrepareConfig, prepare
 from ccp_ray.pretrain_config import PretrainConfig
 from ccp_ray.sampling import Sampler
 
@@ -31,13 +28,6 @@ pytestmark = pytest.mark.timeout(600)
 STEPS = 15
 BANKS = {0: {}, 1: {"momentum": 0.9}, 2: {"placement": "sharded"}, 3: {"placement": "sharded", "momentum": 0.9}}
 Run = tuple[list[dict[str, Any]], dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def corpus(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    folder = tmp_path_factory.mktemp("resume")
-    documents = generate(str(folder / "documents"), LanguagesConfig(**RECIPE["languages"]))
-    return prepare([documents.uri], str(folder / "corpus"), build_config(PrepareConfig, RECIPE["prepare"]))
 
 
 def configured(stage: int = 1, **changes: Any) -> str:
@@ -115,29 +105,31 @@ def assert_same(one: Run, other: Run) -> None:
 
 @pytest.mark.parametrize("stage", BANKS)
 def test_killed_twice_at_random_steps_losses_and_weights_are_the_same_bits(
-    corpus: Artifact, tmp_path: Path, stage: int
+    small_corpus: Artifact, tmp_path: Path, stage: int
 ) -> None:
     config = configured(stage, bank=BANKS[stage])
-    undisturbed = run_ranks(2, _pretrain, corpus.uri, str(tmp_path / "whole"), config)
+    undisturbed = run_ranks(2, _pretrain, small_corpus.uri, str(tmp_path / "whole"), config)
     output = tmp_path / "killed"
     for step in sorted(random.sample(range(0, STEPS - 3, 3), 2)):
-        kill_after(output, step, 2, corpus.uri, str(output), config)
-    resumed = run_ranks(2, _pretrain, corpus.uri, str(output), config)
+        kill_after(output, step, 2, small_corpus.uri, str(output), config)
+    resumed = run_ranks(2, _pretrain, small_corpus.uri, str(output), config)
     assert_same(undisturbed[0], resumed[0])
 
 
-def test_through_other_world_sizes_stages_and_placements_within_rounding(corpus: Artifact, tmp_path: Path) -> None:
+def test_through_other_world_sizes_stages_and_placements_within_rounding(
+    small_corpus: Artifact, tmp_path: Path
+) -> None:
     """2 workers, then 4, 1 and 2 again; banks and the momentum encoder go along."""
     momentum = {"momentum": 0.9}
-    undisturbed, _ = run_ranks(2, _pretrain, corpus.uri, str(tmp_path / "whole"), configured(1, bank=momentum))
+    undisturbed, _ = run_ranks(2, _pretrain, small_corpus.uri, str(tmp_path / "whole"), configured(1, bank=momentum))
     output = tmp_path / "resized"
     legs = [(2, 1, "replicated"), (4, 3, "sharded"), (1, 2, "sharded"), (2, 0, "sharded")]
     for number, (world, stage, placement) in enumerate(legs):
         config = configured(stage, bank=momentum | {"placement": placement})
         if number < len(legs) - 1:
-            kill_after(output, 3 * number, world, corpus.uri, str(output), config)
+            kill_after(output, 3 * number, world, small_corpus.uri, str(output), config)
         else:
-            resized, _ = run_ranks(world, _pretrain, corpus.uri, str(output), config)
+            resized, _ = run_ranks(world, _pretrain, small_corpus.uri, str(output), config)
     for one, other in zip(undisturbed[0], resized[0], strict=True):
         if "probe" not in one:
             assert other["loss"] == pytest.approx(one["loss"], rel=1e-4), one["step"]
@@ -145,12 +137,12 @@ def test_through_other_world_sizes_stages_and_placements_within_rounding(corpus:
         np.testing.assert_allclose(resized[1][name], weights, rtol=0, atol=1e-4, err_msg=name)
 
 
-def test_a_sigterm_to_one_rank_makes_all_checkpoint_and_end(corpus: Artifact, tmp_path: Path) -> None:
-    undisturbed = run_ranks(2, _pretrain, corpus.uri, str(tmp_path / "whole"), configured())
+def test_a_sigterm_to_one_rank_makes_all_checkpoint_and_end(small_corpus: Artifact, tmp_path: Path) -> None:
+    undisturbed = run_ranks(2, _pretrain, small_corpus.uri, str(tmp_path / "whole"), configured())
     output = tmp_path / "told"
     rarely = configured(resources={"checkpoint_every": 2000})
     often = configured(resources={"checkpoint_every": 2})  # not a multiple of log_every: rows are unfinished
-    ranks = Ranks(2, _pretrain, corpus.uri, str(output), often)
+    ranks = Ranks(2, _pretrain, small_corpus.uri, str(output), often)
     assert wait_until(lambda: beyond(output, 0))
     pid = ranks.processes[1].pid
     assert pid is not None
@@ -160,18 +152,18 @@ def test_a_sigterm_to_one_rank_makes_all_checkpoint_and_end(corpus: Artifact, tm
     said = re.search(r"PreemptedError: a worker was told to end .*; the checkpoint of step (\d+) is", str(told.value))
     assert said, told.value
     assert committed(output)[-1] == int(said[1])
-    assert_same(undisturbed[0], run_ranks(2, _pretrain, corpus.uri, str(output), rarely)[0])
+    assert_same(undisturbed[0], run_ranks(2, _pretrain, small_corpus.uri, str(output), rarely)[0])
 
 
-def test_a_loss_that_is_not_finite_is_named_with_its_batch(corpus: Artifact, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_is_named_with_its_batch(small_corpus: Artifact, tmp_path: Path) -> None:
     settings = PretrainConfig.model_validate_json(configured())
     with pytest.raises(RuntimeError) as failed:
-        run_ranks(2, _pretrain, corpus.uri, str(tmp_path), configured(), (7, 3))
-    opened = Corpus(corpus)
+        run_ranks(2, _pretrain, small_corpus.uri, str(tmp_path), configured(), (7, 3))
+    opened = Corpus(small_corpus)
     sizes = {lang: opened.training_sentences(lang) for lang in opened.languages}
     draw = Sampler(settings.seed, sizes, settings.language_exponent, 4, "pairs").draw(7, 3, settings.pairs_per_group)
     (shard,) = opened.token_shards(draw.lang)
-    documents = np.load(Path(corpus.uri, shard.documents))
+    documents = np.load(Path(small_corpus.uri, shard.documents))
     first = next(number for number, end in enumerate(documents[1:]) if draw.indices[0] < end)
     assert (
         f"TrainingError: the loss is nan at step 7, in group 3 (language '{draw.lang}', documents "

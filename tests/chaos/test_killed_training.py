@@ -1,0 +1,92 @@
+"""Pretraining as a job, its driver or a worker killed: the weights are those of an undisturbed run, bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+from ranks import wait_until
+from small_recipe import RECIPE, configured, start
+
+from ccp_ray.artifact import Artifact
+from ccp_ray.pretrain_job import pretrain
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_killed_in_training_and_run_again_the_weights_are_the_same_bits(
+    trained: Artifact, small_corpus: Artifact, tmp_path: Path
+) -> None:
+    output, log = tmp_path / "killed", tmp_path / "log"
+    recipe = tmp_path / "pretrain.json"
+    recipe.write_text(json.dumps(RECIPE["pretrain"]))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    arguments = (small_corpus.uri, "--output", str(output), "--config", str(recipe))
+    process = start("pretrain", *arguments, environment=environment, log=log)
+    checkpoint = output / "_ledger" / "checkpoints" / "step-000000010.json"
+    give_up = time.monotonic() + 120
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < give_up:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists(), log.read_text()
+    assert not (output / "artifact.json").exists()
+    resumed = pretrain(small_corpus.uri, str(output), configured())
+    assert resumed.fingerprint == trained.fingerprint
+
+
+def train_and_disturb(
+    small_corpus: Artifact, output: Path, disturb: Callable[[list[psutil.Process]], None]
+) -> Artifact:
+    """Pretrain; once a checkpoint is there, `disturb` gets the worker processes."""
+    before = {process.pid for process in workers()}
+
+    def wait_and_disturb() -> None:
+        assert wait_until(lambda: bool(committed(output)))
+        disturb([process for process in workers() if process.pid not in before])
+
+    with ThreadPoolExecutor(1) as pool:
+        disturbed = pool.submit(wait_and_disturb)
+        artifact = pretrain(small_corpus.uri, str(output), configured(resources={"workers": 2, "checkpoint_every": 4}))
+        disturbed.result()
+    return artifact
+
+
+def workers() -> list[psutil.Process]:
+    """Ray Train's worker processes that are children of this session's Ray."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if " ".join(process.cmdline()).startswith("ray::RayTrainWorker"):
+                found.append(process)
+    return found
+
+
+def committed(output: Path) -> list[str]:
+    return sorted(path.stem for path in (output / "_ledger" / "checkpoints").glob("*.json"))
+
+
+def test_a_killed_worker_is_replaced_and_the_weights_are_the_same_bits(
+    trained: Artifact, small_corpus: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resumed = train_and_disturb(small_corpus, tmp_path / "killed", lambda found: found[-1].send_signal(signal.SIGKILL))
+    assert resumed.fingerprint == trained.fingerprint
+    assert "pretrain: going on from the checkpoint of step" in capsys.readouterr().err
+
+
+def test_a_worker_that_is_told_to_end_checkpoints_first(
+    trained: Artifact, small_corpus: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resumed = train_and_disturb(small_corpus, tmp_path / "told", lambda found: found[-1].send_signal(signal.SIGTERM))
+    assert resumed.fingerprint == trained.fingerprint
+    said = capsys.readouterr().err
+    assert "a worker was told to end (SIGTERM): checkpoint at step" in said
+    assert "pretrain: going on from the checkpoint of step" in said
