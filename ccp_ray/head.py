@@ -5,6 +5,10 @@ the pair could be matched through them (leakage). So in each group one side uses
 other the running mean and variance, and the roles swap from group to group (Wu et al., IJCAI 2022, section 3).
 `leakage.py` measures what the other norms give away.
 
+A random head asks nothing of the encoder's own space: the loss falls by what the head learns to read from it. For an
+encoder that is good already, start the head as the identity: the loss then is that of the embeddings users get,
+shifted and scaled by language as calibration does it (docs/method.md has what that brings).
+
 The side with running statistics takes its values from them and its gradients as batch renormalisation does (see
 `_renormalise`). Running statistics are fp32 and live outside the module: they change once a step, from all groups of
 all ranks, so they are the same at any world size, and DeepSpeed's casts cannot touch them.
@@ -17,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ccp_ray.pretrain_config import Norm
+from ccp_ray.pretrain_config import HeadStart, Norm
 
 _EPSILON = 1e-5
 
@@ -76,15 +80,28 @@ class ProjectionHead(nn.Module):
     norm: `asymmetric` and `symmetric` are batch norm (who gives which side running statistics is the caller's choice),
     `layer` normalises each row over its features (Ba et al. 2016), `none` leaves it. Scale and shift follow in all of
     them, so the variants of an ablation have the same parameters; with `none` the shift is the first layer's bias.
+
+    start: `random`, or `identity`, which needs D = H: the normalised vector and its negative pass the ReLU side by side
+    in 2 H inner features, and their difference, the vector again, comes out.
     """
 
-    def __init__(self, hidden: int, dimensions: int, norm: Norm = "asymmetric") -> None:
+    def __init__(self, hidden: int, dimensions: int, norm: Norm = "asymmetric", start: HeadStart = "random") -> None:
         super().__init__()
         self.norm: Norm = norm
-        self.inner = nn.Linear(hidden, dimensions, bias=False)  # the shift after the norm makes a bias idle
-        self.scale = nn.Parameter(torch.ones(dimensions))
-        self.shift = nn.Parameter(torch.zeros(dimensions))
-        self.outer = nn.Linear(dimensions, dimensions)
+        self.width = 2 * dimensions if start == "identity" else dimensions
+        self.inner = nn.Linear(hidden, self.width, bias=False)  # the shift after the norm makes a bias idle
+        self.scale = nn.Parameter(torch.ones(self.width))
+        self.shift = nn.Parameter(torch.zeros(self.width))
+        self.outer = nn.Linear(self.width, dimensions)
+        if start == "identity":
+            self._pass_on(hidden)
+
+    @torch.no_grad()
+    def _pass_on(self, hidden: int) -> None:
+        both_IH = torch.cat([torch.eye(hidden), -torch.eye(hidden)])  # I inner features
+        self.inner.weight.copy_(both_IH)
+        self.outer.weight.copy_(both_IH.T)
+        self.outer.bias.zero_()
 
     def forward(self, vectors_NH: torch.Tensor, fixed: Statistics | None) -> tuple[torch.Tensor, Statistics]:
         """Project with the statistics `fixed`, or with the batch's own (None); `layer` and `none` use neither.

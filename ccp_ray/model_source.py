@@ -63,6 +63,17 @@ def model_settings(source: str) -> dict[str, Any]:
         raise UsageError(f"{source}: config.json is damaged ({error})") from error
 
 
+def hidden_size(source: str) -> int:
+    """Dimensions of the model's vectors, from config.json alone. Raises UsageError as `local_model` does."""
+    from transformers import AutoConfig  # families name it in their own ways
+
+    settings = model_settings(source)
+    try:
+        return int(AutoConfig.for_model(**settings).hidden_size)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"{source}: config.json names no encoder that transformers knows ({error})") from error
+
+
 def _folder_here(source: str) -> Path | None:
     """The folder of a source that is on this machine; None for one that must be fetched. Raises UsageError."""
     if source.startswith("file://"):

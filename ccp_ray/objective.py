@@ -21,7 +21,7 @@ from ccp_ray.encoder_config import Pooling
 from ccp_ray.head import ProjectionHead, Statistics
 from ccp_ray.loss import Side
 from ccp_ray.mlm import mlm_loss, prediction_head
-from ccp_ray.pretrain_config import Norm
+from ccp_ray.pretrain_config import HeadStart, Norm
 
 Padded = tuple[torch.Tensor, torch.Tensor]
 Projection = tuple[torch.Tensor, Statistics]
@@ -81,12 +81,18 @@ class CcpModel(nn.Module):
     """A Hugging Face masked language model with a projection head on its pooled sentence vectors."""
 
     def __init__(
-        self, model: Any, pooling: Pooling, projection: int, with_mlm: bool, norm: Norm = "asymmetric"
+        self,
+        model: Any,
+        pooling: Pooling,
+        projection: int,
+        with_mlm: bool,
+        norm: Norm = "asymmetric",
+        head_start: HeadStart = "random",
     ) -> None:
         super().__init__()
         self.model = model
         self.pooling: Pooling = pooling
-        self.head = ProjectionHead(int(model.config.hidden_size), projection, norm)
+        self.head = ProjectionHead(int(model.config.hidden_size), projection, norm, head_start)
         if with_mlm:
             prediction_head(model)  # fails here, before any work, where the family is unknown
 

@@ -15,6 +15,7 @@ from ccp_ray.encoder_config import EncoderConfig
 from ccp_ray.monitor import MonitorConfig
 
 Norm = Literal["asymmetric", "symmetric", "none", "layer"]
+HeadStart = Literal["random", "identity"]
 
 
 class BankConfig(StrictModel):
@@ -140,6 +141,10 @@ class PretrainConfig(StrictModel):
     chunks: int = Field(default=4, ge=1, description="forward passes a group's sentences are cut into, by length")
     projection: int = Field(default=256, ge=2, description="dimensions of the projection head")
     temperature: float = Field(default=0.1, gt=0, description="[kin]")
+    head_start: HeadStart = Field(
+        default="random",
+        description="identity: at first it passes on the normalised vector; projection is then the encoder's own width",
+    )
     norm: Norm = Field(default="asymmetric", description="of the projection head; all but asymmetric: ablation")
     norm_momentum: float = Field(default=0.1, gt=0, le=1, description="of the running statistics (norm=asymmetric)")
     bank: BankConfig = BankConfig()

@@ -19,7 +19,7 @@ from ccp_ray.config import semantic
 from ccp_ray.corpus import Corpus
 from ccp_ray.errors import CcpError, DataError, UsageError
 from ccp_ray.ledger import Ledger, put_folder
-from ccp_ray.model_source import cache_folder, local_model, model_reference
+from ccp_ray.model_source import cache_folder, hidden_size, local_model, model_reference
 from ccp_ray.pretrain_config import PretrainConfig, even_world
 from ccp_ray.pretrain_worker import EXPORT, work
 from ccp_ray.progress import Meter, say
@@ -57,6 +57,7 @@ def pretrain(corpus: str, output: str, config: PretrainConfig | None = None) -> 
     config = config or PretrainConfig()
     source = open_artifact(corpus, "corpus")
     _check_languages(source, config)
+    _check_head(source, config)
     starting = _starting_point(source, config)
     inputs = [source.ref("corpus")] + ([starting] if starting else [])
     target = open_output(output, Request(kind="encoder", config=semantic(config), inputs=inputs))
@@ -120,6 +121,18 @@ def _check_bank(sentences: Mapping[str, int], config: PretrainConfig) -> None:
                 f"bank.size={config.bank.size} is larger than the corpus: language {lang!r} has {have} training "
                 f"sentences; set bank.size={have} or less, leave the language out with languages=[…], or add documents"
             )
+
+
+def _check_head(corpus: Artifact, config: PretrainConfig) -> None:
+    if config.head_start != "identity":
+        return
+    source = starting_source(corpus, config)
+    hidden = hidden_size(source) if source else config.encoder.architecture.hidden
+    if config.projection != hidden:
+        raise UsageError(
+            f"projection={config.projection}: head_start=identity needs as many dimensions as the encoder has, {hidden}; "
+            f"set projection={hidden}, or head_start=random"
+        )
 
 
 def starting_source(corpus: Artifact, config: PretrainConfig) -> str | None:

@@ -61,9 +61,10 @@ class TrainingStep:
         split = config.bank.placement == "sharded" and config.bank.size > 0
         shard = Shard(self.rank, world) if split else WHOLE
         self.banks = LanguageBanks(config.bank, self.sampler.languages, config.projection, where, config.seed, shard)
-        self.running = RunningStatistics(config.projection, config.norm_momentum, where)
         torch.manual_seed(config.seed)
-        model = CcpModel(encoder.model, encoder.pooling, config.projection, config.mlm.weight > 0, config.norm)
+        with_mlm = config.mlm.weight > 0
+        model = CcpModel(encoder.model, encoder.pooling, config.projection, with_mlm, config.norm, config.head_start)
+        self.running = RunningStatistics(model.head.width, config.norm_momentum, where)
         self.keys = KeyEncoder(model, config.bank.momentum) if config.bank.momentum is not None else None
         self.engine = start_engine(model, config, world)
         self.engine.train()

@@ -66,7 +66,8 @@ class TrainingMemory(NamedTuple):
 
 def trained_parameters(config: PretrainConfig, shape: EncoderShape) -> int:
     """Of encoder, projection head and the head of masked language modelling (its matrix is the embedding's)."""
-    head = config.projection * (shape.hidden + config.projection + 3)
+    width = 2 * config.projection if config.head_start == "identity" else config.projection
+    head = width * (shape.hidden + 2) + (width + 1) * config.projection
     mlm = shape.hidden * (shape.hidden + 3) + shape.vocabulary if config.mlm.weight else 0
     return shape.parameters + head + mlm
 

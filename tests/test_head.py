@@ -99,6 +99,21 @@ def test_all_norms_have_the_same_parameters():
     assert all(shape == shapes[0] for shape in shapes)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_started_as_the_identity_it_passes_on_the_normalised_vector(norm):
+    ours = ProjectionHead(6, 6, norm, "identity")
+    rows_NH = vectors().numpy().astype(np.float64)
+    expected_NH = rows_NH  # a mean of zero in [x, -x]: the layer norm divides each row by its root mean square
+    if norm in ("asymmetric", "symmetric"):
+        expected_NH = (rows_NH - rows_NH.mean(0)) / np.sqrt(rows_NH.var(0) + 1e-5)
+    expected_NH = expected_NH / np.linalg.norm(expected_NH, axis=1, keepdims=True)
+    unit_ND, own = ours(vectors(), None)
+    np.testing.assert_allclose(unit_ND.detach().numpy(), expected_NH, atol=1e-5)
+    torch.testing.assert_close(ours(vectors(), own)[0], unit_ND)
+    (unit_ND * torch.randn(16, 6, generator=torch.Generator().manual_seed(3))).sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in ours.parameters())
+
+
 def test_gradients_are_torchs_on_the_batch_side():
     ours = head()
     reference, norm = torch_head(ours)
