@@ -130,7 +130,7 @@ def _check_head(corpus: Artifact, config: PretrainConfig) -> None:
     hidden = hidden_size(source) if source else config.encoder.architecture.hidden
     if config.projection != hidden:
         raise UsageError(
-            f"projection={config.projection}: head_start=identity needs as many dimensions as the encoder has, {hidden}; "
+            f"projection={config.projection}: head_start=identity needs the encoder's number of dimensions, {hidden}; "
             f"set projection={hidden}, or head_start=random"
         )
 

@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_said_before_anything_is_written(small_corpus: Arti
     with pytest.raises(UsageError, match=r"bank\.size=901 is larger than the corpus: language 'all together' has 900"):
         pretrain(small_corpus.uri, str(output), configured(bank={"size": 901, "kind": "shared"}))
     with pytest.raises(
-        UsageError, match=r"projection=16: head_start=identity needs as many .* has, 32; set projection=32"
+        UsageError, match=r"projection=16: head_start=identity needs the .* dimensions, 32; set projection=32"
     ):
         pretrain(small_corpus.uri, str(output), configured(head_start="identity"))
     with pytest.raises(UsageError, match="its tokenizer is not the one the corpus was made with"):
