@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import tiny_models
@@ -11,10 +12,13 @@ import torch
 import training_ranks
 from training_ranks import Outcome, Scenario
 
+from ccp_ray.config import build_config
 from ccp_ray.encoder import new_model
 from ccp_ray.errors import UsageError
+from ccp_ray.head import ProjectionHead
 from ccp_ray.model_source import model_settings
-from jobs.memory import EncoderShape, activation_bytes, parameter_bytes, training_memory
+from ccp_ray.pretrain_config import HeadStart, PretrainConfig
+from jobs.memory import EncoderShape, activation_bytes, parameter_bytes, trained_parameters, training_memory
 from jobs.plan import architecture_shape, source_shape
 
 pytestmark = pytest.mark.timeout(900)
@@ -42,6 +46,13 @@ def test_model_and_optimiser_take_what_the_plan_says(two_workers, stage, precisi
     planned = sum(parameter_bytes(training_ranks.config(**scenario(stage, precision).changes), workers=2))
     made_in_the_step = 4 if (stage, precision) == (0, "bf16") else 0  # gradients in fp32, after they were counted
     assert outcome.live_bytes / parameters == pytest.approx(planned - made_in_the_step, rel=0.06)
+
+
+@pytest.mark.parametrize("start", get_args(HeadStart))
+def test_the_head_is_counted_as_it_starts(start):
+    config = build_config(PretrainConfig, {"projection": 768, "head_start": start, "mlm": {"weight": 0.0}})
+    real = sum(parameter.numel() for parameter in ProjectionHead(768, 768, start=start).parameters())
+    assert trained_parameters(config, XLMR_BASE) - XLMR_BASE.parameters == real
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
