@@ -41,7 +41,7 @@ TranslatedSplit = Literal["test", "dev"]
 
 
 class LanguagesConfig(StrictModel):
-    """What the family looks like; the defaults are those of the quickstart."""
+    """What the family looks like."""
 
     seed: int = 0
     count: int = Field(default=4, ge=1, le=len(_CODES), description="number of languages")
