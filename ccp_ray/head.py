@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ccp_ray.pretrain_config import HeadStart, Norm
+from ccp_ray.pretrain_config import HeadStart, Norm, head_width
 
 _EPSILON = 1e-5
 
@@ -88,7 +88,7 @@ class ProjectionHead(nn.Module):
     def __init__(self, hidden: int, dimensions: int, norm: Norm = "asymmetric", start: HeadStart = "random") -> None:
         super().__init__()
         self.norm: Norm = norm
-        self.width = 2 * dimensions if start == "identity" else dimensions
+        self.width = head_width(dimensions, start)
         self.inner = nn.Linear(hidden, self.width, bias=False)  # the shift after the norm makes a bias idle
         self.scale = nn.Parameter(torch.ones(self.width))
         self.shift = nn.Parameter(torch.zeros(self.width))

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from ccp_ray.combinations import refuse
 from ccp_ray.config import AS_RESOURCE, StrictModel
 from ccp_ray.encoder_config import EncoderConfig
+from ccp_ray.errors import UsageError
 from ccp_ray.monitor import MonitorConfig
 
 Norm = Literal["asymmetric", "symmetric", "none", "layer"]
@@ -178,6 +179,20 @@ class PretrainConfig(StrictModel):
             )
         refuse(self, self.resources.gpu)
         return self
+
+
+def head_width(dimensions: int, start: HeadStart) -> int:
+    """Features inside the projection head: started as the identity it holds x and -x."""
+    return 2 * dimensions if start == "identity" else dimensions
+
+
+def check_head(config: PretrainConfig, hidden: int) -> None:
+    """Raises UsageError where the head cannot start as asked on an encoder of `hidden` dimensions."""
+    if config.head_start == "identity" and config.projection != hidden:
+        raise UsageError(
+            f"projection={config.projection}: head_start=identity needs the encoder's number of dimensions, {hidden}; "
+            f"set projection={hidden}, or head_start=random"
+        )
 
 
 def even_world(groups: int, workers: int) -> int:

@@ -20,7 +20,7 @@ from ccp_ray.corpus import Corpus
 from ccp_ray.errors import CcpError, DataError, UsageError
 from ccp_ray.ledger import Ledger, put_folder
 from ccp_ray.model_source import cache_folder, hidden_size, local_model, model_reference
-from ccp_ray.pretrain_config import PretrainConfig, even_world
+from ccp_ray.pretrain_config import PretrainConfig, check_head, even_world
 from ccp_ray.pretrain_worker import EXPORT, work
 from ccp_ray.progress import Meter, say
 from ccp_ray.session import ray_session
@@ -124,15 +124,10 @@ def _check_bank(sentences: Mapping[str, int], config: PretrainConfig) -> None:
 
 
 def _check_head(corpus: Artifact, config: PretrainConfig) -> None:
-    if config.head_start != "identity":
-        return
+    if config.head_start == "random":
+        return  # any width will do: no need to ask for a model's settings
     source = starting_source(corpus, config)
-    hidden = hidden_size(source) if source else config.encoder.architecture.hidden
-    if config.projection != hidden:
-        raise UsageError(
-            f"projection={config.projection}: head_start=identity needs the encoder's number of dimensions, {hidden}; "
-            f"set projection={hidden}, or head_start=random"
-        )
+    check_head(config, hidden_size(source) if source else config.encoder.architecture.hidden)
 
 
 def starting_source(corpus: Artifact, config: PretrainConfig) -> str | None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ccp_ray.engine_settings import BUCKET_ELEMENTS
-from ccp_ray.pretrain_config import PretrainConfig
+from ccp_ray.pretrain_config import PretrainConfig, head_width
 
 _LIVE_PARAMETERS = 1e9  # DeepSpeed's stage3_max_live_parameters: smaller models are gathered whole
 
@@ -66,7 +66,7 @@ class TrainingMemory(NamedTuple):
 
 def trained_parameters(config: PretrainConfig, shape: EncoderShape) -> int:
     """Of encoder, projection head and the head of masked language modelling (its matrix is the embedding's)."""
-    width = 2 * config.projection if config.head_start == "identity" else config.projection
+    width = head_width(config.projection, config.head_start)
     head = width * (shape.hidden + 2) + (width + 1) * config.projection
     mlm = shape.hidden * (shape.hidden + 3) + shape.vocabulary if config.mlm.weight else 0
     return shape.parameters + head + mlm

@@ -15,7 +15,7 @@ from ccp_ray.config import StrictModel
 from ccp_ray.encoder_config import ArchitectureConfig
 from ccp_ray.errors import UsageError
 from ccp_ray.model_source import model_settings
-from ccp_ray.pretrain_config import PretrainConfig
+from ccp_ray.pretrain_config import PretrainConfig, check_head
 from jobs.memory import EncoderShape, trained_parameters, training_memory
 
 _MODEL_SHARE = 0.33
@@ -49,7 +49,11 @@ def prepare_plan(files: int, size: int, cpus: int) -> Plan:
 
 
 def pretrain_plan(config: PretrainConfig, shape: EncoderShape, languages: int, workers: int, gpu: bool) -> Plan:
-    """Of training. Memory is that of one GPU, or of one worker where there is none (`jobs.memory`)."""
+    """Of training. Memory is that of one GPU, or of one worker where there is none (`jobs.memory`).
+
+    Raises UsageError for a head that does not fit the encoder.
+    """
+    check_head(config, shape.hidden)
     pairs = config.groups_per_step * config.pairs_per_group
     masked = config.groups_per_step * config.mlm.sentences if config.mlm.weight else 0
     tokens = (2 * pairs + masked) * min(config.max_tokens, _MEAN_TOKENS)

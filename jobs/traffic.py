@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ccp_ray.pretrain_config import PretrainConfig
+from ccp_ray.pretrain_config import PretrainConfig, head_width
 
 _FP32, _HASH = 4, 8
 _ROW_COUNTS = 6  # of a bank term's row, beside its mean key
@@ -40,7 +40,7 @@ def step_traffic(config: PretrainConfig, parameters: int, workers: int) -> Traff
     return Traffic(
         gradients=2 * others / workers * parameters * gradient,
         keys=elsewhere * pairs * (size * stored + _HASH) if banks else 0,
-        statistics=elsewhere * 2 * size * _FP32 if config.norm == "asymmetric" else 0,
+        statistics=elsewhere * 2 * head_width(size, config.head_start) * _FP32 if config.norm == "asymmetric" else 0,
         bank_term=elsewhere * (asked + answered) if banks and config.bank.placement == "sharded" else 0,
     )
 

