@@ -82,7 +82,12 @@ class BareLoop:
     def __init__(self, config: PretrainConfig, reader: ContextReader, encoder: Encoder) -> None:
         self.config, self.reader, self.pad_id = config, reader, encoder.pad_id
         self.model = CcpModel(
-            encoder.model, encoder.pooling, config.projection, False, config.norm, config.head_start
+            encoder.model,
+            encoder.pooling,
+            config.projection,
+            with_mlm=False,
+            norm=config.norm,
+            head_start=config.head_start,
         ).train()
         self.trained = [parameter for name, parameter in self.model.named_parameters() if "pooler." not in name]
         self.optimizer = torch.optim.AdamW(self.trained, lr=config.optimizer.lr, fused=True)

@@ -74,10 +74,7 @@ def node(options: list[str], environment: Mapping[str, str]) -> Iterator[Callabl
     def kill() -> None:
         if process.poll() is None:
             # By id: no other Ray may suffer.
-            for each in [
-                *psutil.Process(process.pid).children(recursive=True),
-                process,
-            ]:
+            for each in [*psutil.Process(process.pid).children(recursive=True), process]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     each.kill()
             process.wait(30)

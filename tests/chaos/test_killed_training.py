@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,9 +31,7 @@ def test_killed_in_training_and_run_again_the_weights_are_the_same_bits(
     arguments = (small_corpus.uri, "--output", str(output), "--config", str(recipe))
     process = start("pretrain", *arguments, environment=environment, log=log)
     checkpoint = output / "_ledger" / "checkpoints" / "step-000000010.json"
-    give_up = time.monotonic() + 120
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < give_up:
-        time.sleep(0.02)
+    wait_until(lambda: checkpoint.exists() or process.poll() is not None)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert checkpoint.exists(), log.read_text()
@@ -50,7 +47,7 @@ def train_and_disturb(
     before = {process.pid for process in workers()}
 
     def wait_and_disturb() -> None:
-        assert wait_until(lambda: bool(committed(output)))
+        assert wait_until(lambda: any((output / "_ledger/checkpoints").glob("*.json")))
         disturb([process for process in workers() if process.pid not in before])
 
     with ThreadPoolExecutor(1) as pool:
@@ -68,10 +65,6 @@ def workers() -> list[psutil.Process]:
             if " ".join(process.cmdline()).startswith("ray::RayTrainWorker"):
                 found.append(process)
     return found
-
-
-def committed(output: Path) -> list[str]:
-    return sorted(path.stem for path in (output / "_ledger" / "checkpoints").glob("*.json"))
 
 
 def test_a_killed_worker_is_replaced_and_the_weights_are_the_same_bits(
