@@ -51,10 +51,10 @@ def bank_term(
             slots = banks.slots(code_1, step)
             rows_SPC = shard_rows(slots, queries_PD[None], hashes_2P[None], temperature)
         else:
-            asked_BN = gather_groups(torch.cat([code_1, hashes_2P.flatten()])[None])
-            slots = banks.slots(asked_BN[:, 0], step)
-            hashes_B2P = asked_BN[:, 1:].reshape(len(asked_BN), 2, -1)
-            rows_BPC = shard_rows(slots, gather_groups(queries_PD.detach()[None]), hashes_B2P, temperature)
+            own = {"code": code_1, "hashes": hashes_2P[None], "queries": queries_PD.detach()[None]}
+            asked = gather_groups(own)
+            slots = banks.slots(asked["code"], step)
+            rows_BPC = shard_rows(slots, asked["queries"], asked["hashes"], temperature)
             rows_SPC = exchange_rows(rows_BPC)
     return combine(rows_SPC, queries_PD, temperature)
 

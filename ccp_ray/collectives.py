@@ -13,11 +13,20 @@ from ccp_ray.errors import CcpError, carry, raise_carried
 Result = TypeVar("Result")
 
 
-def gather_groups(own_G: torch.Tensor) -> torch.Tensor:
-    """All ranks' groups, in group order: rank r holds groups r*G to r*G+G-1. Works on [G, ...] of any type."""
-    parts = [torch.empty_like(own_G) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, own_G.contiguous())
-    return torch.cat(parts)
+def gather_groups(own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """All ranks' groups, in group order: rank r holds groups r*G to r*G+G-1. Works on [G, ...] of any types.
+
+    All travel as bytes in one collective: over many ranks the latency of each message counts as much as its bytes.
+    """
+    rows = [tensor.contiguous().view(len(tensor), -1).view(torch.uint8) for tensor in own.values()]
+    own_GB = torch.cat(rows, dim=1)
+    parts = [torch.empty_like(own_GB) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, own_GB)
+    columns = torch.cat(parts).split([row.shape[1] for row in rows], dim=1)
+    return {
+        name: column.contiguous().view(tensor.dtype).view(-1, *tensor.shape[1:])
+        for (name, tensor), column in zip(own.items(), columns, strict=True)
+    }
 
 
 def exchange_rows(rows_W: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from ccp_ray.collectives import gather_groups, gather_objects, mean_over_ranks
 from ccp_ray.contexts import ContextReader
 from ccp_ray.encoder import Encoder
 from ccp_ray.engine import learning_rates, set_learning_rates, skipped, start_engine
-from ccp_ray.errors import TrainingError
+from ccp_ray.errors import CcpError, TrainingError
 from ccp_ray.head import RunningStatistics, Statistics
 from ccp_ray.loss import ContrastiveOutput, bidirectional_info_nce
 from ccp_ray.mlm import masked_copy
@@ -93,12 +93,15 @@ class TrainingStep:
     def state(self) -> dict[str, torch.Tensor]:
         """What checkpoints keep besides the engine's own state: copies on the CPU, the same at any world size.
 
-        Collective; rank 0 gets it, the others an empty dictionary. Raises TrainingError where ranks' banks differ.
+        Collective; rank 0 gets it, the others an empty dictionary. Raises CcpError where the ranks' banks differ:
+        not a result of training, but a fault of the machine or of this code.
         """
         checksums = gather_objects(self.banks.checksum())
         if len(set(checksums)) > 1:
-            raise TrainingError(
-                f"the ranks' banks differ (checksums {', '.join(c[:8] for c in checksums)}); nothing was saved"
+            raise CcpError(
+                f"the ranks' banks differ (checksums {', '.join(c[:8] for c in checksums)}): a rank computed or received "
+                "something else, which is a fault of its machine or a bug; nothing was saved; run again to go on from the "
+                "last checkpoint"
             )
         banks = self.banks.state() if self.rank == 0 or self.banks.shard.ranks > 1 else {}
         if self.rank:
@@ -153,13 +156,17 @@ class TrainingStep:
 
     def _remember(self, step: int, result: StepResult) -> None:
         """Push all ranks' keys in group order and fold their statistics in: every rank does the same."""
-        if self.config.bank.size:
-            own_GPD = result.keys_GPD.to(self.banks.keys_LKD.dtype)  # bf16 banks: half of the bytes on the way, too
-            keys_GPD, hashes_GP = gather_groups(own_GPD), gather_groups(result.hashes_GP)
-            langs = [self.sampler.language(step, group) for group in range(len(keys_GPD))]
-            self.banks.push(langs, keys_GPD, hashes_GP, step)
+        own: dict[str, torch.Tensor] = {}
+        if self.config.bank.size:  # bf16 banks: half of the bytes on the way, too
+            own |= {"keys": result.keys_GPD.to(self.banks.keys_LKD.dtype), "hashes": result.hashes_GP}
         if self.config.norm == "asymmetric":  # else there are none, and no side is normalised by them
-            self.running.update(gather_groups(result.statistics_G2D))
+            own["statistics"] = result.statistics_G2D
+        everyones = gather_groups(own) if own else {}
+        if self.config.bank.size:
+            langs = [self.sampler.language(step, group) for group in range(self.config.groups_per_step)]
+            self.banks.push(langs, everyones["keys"], everyones["hashes"], step)
+        if self.config.norm == "asymmetric":
+            self.running.update(everyones["statistics"])
         if self.keys:
             self.keys.follow(self.engine.module)
 

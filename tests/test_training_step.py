@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import training_ranks
+from ranks import run_ranks
 from training_ranks import Outcome, Scenario
+
+from ccp_ray.errors import CcpError
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -112,3 +115,22 @@ def test_a_restart_from_a_checkpoint_changes_no_bit(outcomes: Outcomes) -> None:
         for name, weight in straight.weights.items():
             assert torch.equal(restarted.weights[name], weight), name
         assert all(torch.equal(restarted.state[name], tensor) for name, tensor in straight.state.items())
+
+
+def _save_with_another_bank(rank: int, world: int) -> str:
+    """The error of saving where rank 1's bank has one other bit."""
+    step = training_ranks.training_step(training_ranks.config(), rank, world)
+    if rank == 1:
+        step.banks.keys_LKD[0, 0, 0] = 1
+    try:
+        step.state()
+    except CcpError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def test_ranks_whose_banks_differ_save_nothing() -> None:
+    said = run_ranks(2, _save_with_another_bank)
+    assert said[0] == said[1]  # else one would wait for the other
+    assert said[0].startswith("CcpError: the ranks' banks differ (checksums ")  # an ablation counts no TrainingError
+    assert "run again to go on from the last checkpoint" in said[0]
