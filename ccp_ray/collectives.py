@@ -22,7 +22,7 @@ def gather_groups(own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     own_GB = torch.cat(rows, dim=1)
     parts = [torch.empty_like(own_GB) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, own_GB)
-    columns = torch.cat(parts).split([row.shape[1] for row in rows], dim=1)
+    columns = torch.split(torch.cat(parts), [row.shape[1] for row in rows], dim=1)
     return {
         name: column.contiguous().view(tensor.dtype).view(-1, *tensor.shape[1:])
         for (name, tensor), column in zip(own.items(), columns, strict=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import warnings
 from typing import Any
 
 import torch
@@ -55,7 +56,10 @@ def _checkpoint_activations(encoder: Any) -> None:
             f"deepspeed.activation_checkpointing=true: {encoder.config.model_type!r} encoders (encoder.source) cannot "
             "recompute activations in transformers; set it to false and raise chunks instead"
         )
-    encoder.gradient_checkpointing_enable()
+    with warnings.catch_warnings():
+        # Its new name is not yet in the last transformers for Python 3.10.
+        warnings.simplefilter("ignore", FutureWarning)
+        encoder.gradient_checkpointing_enable()
 
 
 def skipped(engine: Any) -> bool:

@@ -40,10 +40,11 @@ class RunningStatistics:
         self.momentum = momentum
         self.sums_2D = torch.zeros(2, dimensions, device=device)
         self.weight = torch.zeros((), device=device)
+        self._started = False  # whether weight > 0, known without waiting for the device
 
     def current(self) -> Statistics | None:
         """The averages; None before the first update."""
-        if not bool(self.weight > 0):
+        if not self._started:
             return None
         mean_D, variance_D = self.sums_2D / self.weight
         return Statistics(mean_D, variance_D)
@@ -52,6 +53,7 @@ class RunningStatistics:
         """Move towards the mean of all groups' statistics. groups_G2D: (mean, variance) of each group of the step."""
         self.sums_2D.lerp_(groups_G2D.mean(0), self.momentum)
         self.weight.lerp_(torch.ones_like(self.weight), self.momentum)
+        self._started = True
 
     def state(self) -> dict[str, torch.Tensor]:
         return {"running.sums": self.sums_2D, "running.weight": self.weight}
@@ -59,6 +61,7 @@ class RunningStatistics:
     def load(self, state: dict[str, torch.Tensor]) -> None:
         self.sums_2D.copy_(state["running.sums"])
         self.weight.copy_(state["running.weight"])
+        self._started = bool(state["running.weight"] > 0)
 
 
 def _renormalise(normal_ND: torch.Tensor, own: Statistics, fixed: Statistics) -> torch.Tensor:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -26,7 +25,7 @@ from ccp_ray.preemption import Notice, Notices, PreemptedError
 from ccp_ray.pretrain_config import PretrainConfig
 from ccp_ray.probe import EncoderProbe
 from ccp_ray.progress import say
-from ccp_ray.training_step import TrainingStep
+from ccp_ray.training_step import TrainingStep, metrics_row
 
 Row = dict[str, Any]
 Report = Callable[[Row], None]
@@ -117,8 +116,7 @@ class Pretraining:
 
     def _log(self, step: int, seconds: float, report: Report) -> None:
         """Close a metrics row: means over the steps since the last. Speeds stay out, so that it can be repeated."""
-        names = self._window[0]
-        row: Row = {"step": step} | {name: float(np.mean([one[name] for one in self._window])) for name in names}
+        row: Row = {"step": step} | metrics_row(self._window)
         tokens = row["tokens"] * self.config.groups_per_step * len(self._window)
         self._tokens += tokens
         self._seconds += seconds
@@ -135,8 +133,9 @@ class Pretraining:
             raise TrainingError(f"{error} (at step {step}; the last checkpoint is kept)") from None
         training = next((row for row in reversed(self.rows) if "probe" not in row), None)
         problems = self.monitor.judge(step, probe, training)
-        row: Row = {"step": step, "probe": {lang: value.model_dump() for lang, value in probe.items()}}
-        self.rows.append(row | ({"problems": problems} if problems else {}))
+        epochs = self.step.epochs(step)
+        measured = {lang: value.model_dump() | {"epochs": epochs[lang]} for lang, value in probe.items()}
+        self.rows.append({"step": step, "probe": measured} | ({"problems": problems} if problems else {}))
         if self.rank == 0:
             report(self.rows[-1])
         if problems and self.config.monitor.action == "stop":

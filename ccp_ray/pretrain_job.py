@@ -23,6 +23,7 @@ from ccp_ray.model_source import cache_folder, hidden_size, local_model, model_r
 from ccp_ray.pretrain_config import PretrainConfig, check_head, even_world
 from ccp_ray.pretrain_worker import EXPORT, work
 from ccp_ray.progress import Meter, say
+from ccp_ray.sampling import Sampler
 from ccp_ray.session import ray_session
 from ccp_ray.telemetry import Telemetry
 from ccp_ray.tokenizer import tokenizer_fingerprint
@@ -56,7 +57,7 @@ def pretrain(corpus: str, output: str, config: PretrainConfig | None = None) -> 
     """
     config = config or PretrainConfig()
     source = open_artifact(corpus, "corpus")
-    _check_languages(source, config)
+    sentences = check_corpus(source, config)
     _check_head(source, config)
     starting = _starting_point(source, config)
     inputs = [source.ref("corpus")] + ([starting] if starting else [])
@@ -66,6 +67,7 @@ def pretrain(corpus: str, output: str, config: PretrainConfig | None = None) -> 
     ledger = Ledger(target.store)
     with ray_session():
         if EXPORT not in ledger.committed():
+            say(f"pretrain: epochs {planned_epochs(sentences, config)}")
             _train(config, source, starting, target)
     entry = ledger.read(EXPORT)
     return target.finish(entry.files, entry.info["summary"], entry.info["measured"])
@@ -94,21 +96,35 @@ def plan_workers(config: PretrainConfig, cpus: int, gpus: int) -> tuple[int | tu
     return (least if least == most else (least, most)), use_gpu
 
 
-def _check_languages(corpus: Artifact, config: PretrainConfig) -> None:
+def check_corpus(corpus: Artifact, config: PretrainConfig) -> dict[str, int]:
+    """Training sentences that have a context, of each language to be trained on.
+
+    Raises UsageError for a language that is not there or a bank too large, DataError for too few sentences.
+    """
     known = corpus.summary["languages"]
     for lang in config.languages or known:
         if lang not in known:
             raise UsageError(f"languages: {lang!r} is not in the corpus (it has {', '.join(sorted(known))})")
     opened = Corpus.open(corpus.uri)
-    for lang in config.languages or known:
-        have = opened.training_sentences(lang)
+    sentences = {lang: opened.training_sentences(lang) for lang in config.languages or known}
+    for lang, have in sentences.items():
         if have < config.pairs_per_group:
             raise DataError(
                 f"language {lang!r} has {have} training sentences with a context, a group needs "
                 f"{config.pairs_per_group}; add documents of two or more sentences, leave it out with languages=[…], "
                 "or make groups smaller"
             )
-    _check_bank({lang: known[lang]["train_sentences"] for lang in config.languages or known}, config)
+    _check_bank(sentences, config)
+    return sentences
+
+
+def planned_epochs(sentences: Mapping[str, int], config: PretrainConfig) -> str:
+    """How often the run goes through its languages, in words: those that are drawn again say how small they are."""
+    sampler = Sampler(config.seed, sentences, config.language_exponent, config.groups_per_step, "pairs")
+    epochs = sampler.epochs(config.steps, config.pairs_per_group, mixed=config.mixed_groups)
+    ordered = sorted(epochs, key=lambda lang: epochs[lang])
+    named = [f"{epochs[lang]:.2g} ({lang})" for lang in dict.fromkeys((ordered[0], ordered[-1]))]
+    return " to ".join(named)
 
 
 def _check_bank(sentences: Mapping[str, int], config: PretrainConfig) -> None:
@@ -119,7 +135,7 @@ def _check_bank(sentences: Mapping[str, int], config: PretrainConfig) -> None:
         if config.bank.size > have:
             raise UsageError(
                 f"bank.size={config.bank.size} is larger than the corpus: language {lang!r} has {have} training "
-                f"sentences; set bank.size={have} or less, leave the language out with languages=[…], or add documents"
+                f"sentences with a context; set bank.size={have} or less, leave the language out with languages=[…], or add documents"
             )
 
 

@@ -91,6 +91,17 @@ class Sampler:
         drawn = zip(self.languages, ordinals_L.tolist(), counts_L.tolist(), strict=True)
         return [Draw(lang, self._positions(lang, start, many)) for lang, start, many in drawn if many]
 
+    def epochs(self, step: int, count: int, *, mixed: bool = False) -> dict[str, float]:
+        """Sentences drawn before the step over those there are, by language; above 1 they are drawn again.
+
+        mixed: by `draw_mixed`.
+        """
+        places, each = (step * self.groups * count, 1) if mixed else (step * self.groups, count)
+        block, place = divmod(places, self.block)
+        ordinals_L = block * self.quotas + np.bincount(self._order(block)[:place], minlength=len(self.languages))
+        drawn = zip(self.sizes.items(), ordinals_L.tolist(), strict=True)
+        return {lang: ordinal * each / size for (lang, size), ordinal in drawn}
+
     def _positions(self, lang: str, start: int, count: int) -> NDArray[np.int64]:
         size = self.sizes[lang]
         out = np.empty(count, dtype=np.int64)

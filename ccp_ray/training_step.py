@@ -9,7 +9,7 @@ the keys and follows the weights after the step. Metrics leave the device once a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,6 +31,14 @@ from ccp_ray.pretrain_config import PretrainConfig
 from ccp_ray.sampling import Draw, Sampler, random_generator
 
 _NAMED = 8  # documents of a group that an error names
+_WITH_KEYS = ("staleness_gap", "bank_age", "bank_masked_share")  # 0 in a group that met no key of its bank
+
+
+def metrics_row(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over steps. What only groups with bank keys have is their mean alone: else rare languages would hide it."""
+    row = {name: sum(one[name] for one in steps) / len(steps) for name in steps[0]}
+    met = row["bank_groups"]
+    return row | {name: row[name] / met if met else 0.0 for name in _WITH_KEYS}
 
 
 class StepResult(NamedTuple):
@@ -90,6 +98,10 @@ class TrainingStep:
         bank_fill = self.banks.fill() if config.bank.size else 0.0
         return means | {"lr": rates["encoder"], "skipped": float(skipped(self.engine)), "bank_fill": bank_fill}
 
+    def epochs(self, step: int) -> dict[str, float]:
+        """How often each language's sentences have been centres before the step."""
+        return self.sampler.epochs(step, self.config.pairs_per_group, mixed=self.config.mixed_groups)
+
     def state(self) -> dict[str, torch.Tensor]:
         """What checkpoints keep besides the engine's own state: copies on the CPU, the same at any world size.
 
@@ -99,9 +111,9 @@ class TrainingStep:
         checksums = gather_objects(self.banks.checksum())
         if len(set(checksums)) > 1:
             raise CcpError(
-                f"the ranks' banks differ (checksums {', '.join(c[:8] for c in checksums)}): a rank computed or received "
-                "something else, which is a fault of its machine or a bug; nothing was saved; run again to go on from the "
-                "last checkpoint"
+                f"the ranks' banks differ (checksums {', '.join(c[:8] for c in checksums)}): a rank computed or "
+                "received something else, which is a fault of its machine or a bug; nothing was saved; run again to "
+                "go on from the last checkpoint"
             )
         banks = self.banks.state() if self.rank == 0 or self.banks.shard.ranks > 1 else {}
         if self.rank:
@@ -229,7 +241,8 @@ def _group_metrics(
     batch: GroupBatch,
     both_directions: bool,
 ) -> dict[str, torch.Tensor]:
-    """Scalars on the device. chance: the loss of guessing, over the directions trained."""
+    """Scalars on the device. chance: the loss of guessing, over the directions trained. bank_groups: 1 where the group
+    met keys of its bank."""
     real, padded = batch.tokens
     pairs = len(batch.centre_hashes_P)
     used, age = (term.used, term.age) if term else (torch.zeros_like(mlm), torch.zeros_like(mlm))
@@ -243,6 +256,7 @@ def _group_metrics(
         "masked_share": contrast.masked_share,
         "bank_masked_share": contrast.bank_masked_share,
         "staleness_gap": contrast.staleness_gap,
+        "bank_groups": (used > 0).to(mlm),
         "bank_used": used,
         "bank_age": age,
         "tokens": mlm.new_tensor(real),

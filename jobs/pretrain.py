@@ -30,14 +30,15 @@ def pretrain(
 
 
 def plan_pretrain(corpus: str, config: PretrainConfig) -> Plan:
-    """The plan of a run on a finished corpus."""
+    """The plan of a run on a finished corpus. Refuses what the run would refuse of the two."""
     artifact = open_artifact(corpus, "corpus")
-    facts = artifact.summary
+    sentences = pretrain_job.check_corpus(artifact, config)
     source = pretrain_job.starting_source(artifact, config)
-    vocabulary = facts["tokenizer"]["vocabulary"]
+    vocabulary = artifact.summary["tokenizer"]["vocabulary"]
     shape = source_shape(source) if source else architecture_shape(config.encoder.architecture, vocabulary)
-    languages = len(config.languages or facts["languages"])
-    return pretrain_plan(config, shape, languages, *planned_workers(config))
+    plan = pretrain_plan(config, shape, len(sentences), *planned_workers(config))
+    epochs = ("epochs", pretrain_job.planned_epochs(sentences, config))
+    return plan.model_copy(update={"lines": [*plan.lines[:3], epochs, *plan.lines[3:]]})
 
 
 def planned_workers(config: PretrainConfig) -> tuple[int, bool]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tiny_models
 import torch
+import training_ranks
 from hypothesis import given
 from hypothesis import strategies as st
+from ranks import run_ranks
 
 from ccp_ray import engine
 from ccp_ray.encoder import new_model
 from ccp_ray.engine import learning_rates, parameter_groups, set_learning_rates
 from ccp_ray.engine_settings import deepspeed_settings
+from ccp_ray.errors import UsageError
 from ccp_ray.objective import CcpModel
+from ccp_ray.optimizer_state import snapshot
 from ccp_ray.pretrain_config import DeepSpeedConfig, OptimizerConfig, PretrainConfig
 
 
@@ -142,3 +147,66 @@ def test_the_extension_is_built_only_where_it_is_wanted_and_can_be(monkeypatch, 
     compatible = {"deepspeed_shm_comm": True, "other": True}
     engine._choose_communication(compatible, config)
     assert compatible == {"deepspeed_shm_comm": shared_memory and bool(compilers), "other": True}
+
+
+def _first_moment_squares(rank: int, world: int, clips: list[float]) -> dict[tuple[int, float], float]:
+    """By ZeRO stage and clip: this rank's part of the squared norm of Adam's first moment after a step."""
+    found = {}
+    for stage in range(4):
+        for clip in clips:
+            changes: dict[str, Any] = {"deepspeed": {"zero_stage": stage}, "optimizer": {"clip": clip}}
+            step = training_ranks.training_step(training_ranks.config(**changes), rank, world)
+            step.run(0)
+            moments = [value for name, value in snapshot(step.engine)[0].items() if name.endswith(":exp_avg")]
+            found[stage, clip] = sum(float(value.double().square().sum()) for value in moments)
+    return found
+
+
+@pytest.mark.timeout(300)
+def test_gradients_are_clipped_to_their_norm_under_every_zero_stage():
+    """After one step the first moment is (1 - beta) times the gradient that Adam was given, here of norm `clip`."""
+    clips = [0.0, 0.01, 100.0]
+    ranks = run_ranks(2, _first_moment_squares, clips)
+    norms = {key: sum(rank[key] for rank in ranks) ** 0.5 / (1 - OptimizerConfig().betas[0]) for key in ranks[0]}
+    whole = norms[0, 0.0]
+    assert 0.02 < whole < 100
+    for stage in range(4):
+        assert [norms[stage, clip] for clip in clips] == pytest.approx([whole, 0.01, whole], rel=1e-4)
+
+
+def _layer_passes(rank: int, world: int, settings: dict[str, Any]) -> tuple[int, bool]:
+    """How often a layer's inside ran in one step's forward and backward passes, and whether DeepSpeed steps on the host."""
+    step = training_ranks.training_step(training_ranks.config(deepspeed=settings), rank, world)
+    layer = next(module for name, module in step.engine.module.named_modules() if name.endswith("layer.0.intermediate.dense"))
+    passes: list[int] = []
+    layer.register_forward_pre_hook(lambda *_: passes.append(1))
+    step.run(0)
+    optimizer = step.engine.optimizer
+    return len(passes), bool(getattr(optimizer, "cpu_offload", False) or getattr(optimizer, "offload_optimizer", False))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_activations_are_computed_again_and_the_optimiser_is_on_the_host_where_asked(stage):
+    ((passes, on_host),) = run_ranks(1, _layer_passes, {"zero_stage": stage})
+    both = {"zero_stage": stage, "activation_checkpointing": True, "offload_optimizer": True}
+    assert run_ranks(1, _layer_passes, both) == [(2 * passes, True)]
+    assert passes > 0
+    assert not on_host
+
+
+def test_an_encoder_that_cannot_compute_again_is_refused_with_its_type():
+    made = model()
+    made.model.supports_gradient_checkpointing = False
+    config = PretrainConfig(deepspeed=DeepSpeedConfig(activation_checkpointing=True))
+    with pytest.raises(UsageError, match=r"activation_checkpointing=true: '\w[\w-]+' encoders \(encoder\.source\) cannot"):
+        engine.start_engine(made, config, 1)
+
+
+def test_bf16_on_a_gpu_without_it_is_refused_with_both_keys(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some T4")
+    monkeypatch.setattr(engine, "native_bf16", lambda: False)
+    config = PretrainConfig(deepspeed=DeepSpeedConfig(precision="bf16"))
+    with pytest.raises(UsageError, match=r"precision=bf16 with resources\.gpu=true: Some T4 has no bf16; use fp16"):
+        engine.start_engine(model(), config, 1)

@@ -16,7 +16,7 @@ from small_recipe import configured
 from ccp_ray.artifact import Artifact, open_artifact, verify_artifact
 from ccp_ray.checkpoint_export import export_checkpoint
 from ccp_ray.encoder import Encoder
-from ccp_ray.errors import CcpError, DataError, UsageError
+from ccp_ray.errors import CcpError, DataError, TrainingError, UsageError
 from ccp_ray.pretrain_job import initial_encoder, plan_workers, pretrain
 
 pytestmark = pytest.mark.timeout(600)
@@ -120,17 +120,10 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
     assert "checkpoint step-000000030 is damaged" in capsys.readouterr().err
 
 
-def test_zero_stage_3_gives_the_same_losses(trained: Artifact, small_corpus: Artifact, tmp_path: Path) -> None:
-    other = pretrain(small_corpus.uri, str(tmp_path / "stage"), configured(deepspeed={"zero_stage": 3}))
-    for one, two in zip(rows(other), rows(trained), strict=True):
-        if "probe" not in one:
-            assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
-
-
-def test_divergence_stops_with_its_name_and_keeps_the_checkpoint(small_corpus: Artifact, tmp_path: Path) -> None:
+def test_a_loss_that_breaks_down_fails_the_job_by_its_name(small_corpus: Artifact, tmp_path: Path) -> None:
     output = str(tmp_path / "diverged")
-    wild = configured(optimizer={"lr": 1e6, "warmup_steps": 0, "clip": 0.0}, monitor={"every": 10, "action": "stop"})
-    with pytest.raises(CcpError, match=r"the loss is (nan|inf)|collapse of q|divergence at step"):
+    wild = configured(optimizer={"lr": 1e6, "warmup_steps": 0, "clip": 0.0})
+    with pytest.raises(TrainingError, match=r"the loss is nan at step \d, in group \d \(language 'qa.*lower optimizer\.lr"):
         pretrain(small_corpus.uri, output, wild)
     with pytest.raises(UsageError, match="unfinished"):
         open_artifact(output)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -37,12 +39,9 @@ def test_permute_of_a_huge_set_stays_inside_and_is_one_to_one(size, key, data):
     assert image.tolist() == one_by_one
 
 
-@pytest.mark.parametrize("size", [64, 100, 257])
+@pytest.mark.parametrize("size", [8, 20, 64, 100, 257])
 def test_any_sentence_may_stand_anywhere(size):
-    """First and last place of 4,000 keyed permutations, against the uniform law.
-
-    From 64 on: training refuses languages smaller than a group, and four rounds on fewer than 20 places are biased.
-    """
+    """First and last place of 4,000 keyed permutations, against the uniform law."""
     keys = [sampling._key("uniform", size, n) for n in range(4000)]
     places = np.array([permute(np.array([0, size - 1], dtype=np.uint64), size, key) for key in keys])
     for column in places.T:
@@ -237,3 +236,14 @@ def test_many_languages_of_very_unequal_size_all_get_a_group():
     one = sampler(sizes=sizes, exponent=1.0)
     assert one.quotas.min() == 1
     assert one.block <= 65_536 + 120
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("step", [0, 1, 29, 400])
+def test_epochs_count_the_sentences_drawn_before_a_step(mixed, step):
+    sizes = {"aa": 40, "bb": 11, "cc": 300}
+    sampler, drawn = Sampler(5, sizes, 0.3, 3, "pairs"), dict.fromkeys(sizes, 0)
+    for earlier, group in itertools.product(range(step), range(3)):
+        for one in sampler.draw_mixed(earlier, group, 7) if mixed else [sampler.draw(earlier, group, 7)]:
+            drawn[one.lang] += len(one.indices)
+    assert sampler.epochs(step, 7, mixed=mixed) == {lang: drawn[lang] / size for lang, size in sizes.items()}
