@@ -91,11 +91,13 @@ class Pretraining:
             if step % self.config.resources.checkpoint_every == 0 or last or notice is not Notice.NONE:
                 self._check_weights(step)
                 self.checkpoints.save(self.engine, step, self.step.state(), self._progress())
-            if notice is not Notice.NONE and self.rank == 0:
-                self.tell(f"{notice.value}: checkpoint at step {step}")
-            if notice is Notice.END and not last:
-                self.checkpoints.settle()
-                raise PreemptedError(f"{notice.value}; the checkpoint of step {step} is complete")
+            if notice is not Notice.NONE:
+                self.checkpoints.settle()  # now: the node may be gone before the next step would commit it
+                said = f"{notice.value}; the checkpoint of step {step} is complete"
+                if self.rank == 0:
+                    self.tell(said)
+                if notice is Notice.END and not last:
+                    raise PreemptedError(said)
 
     def _advance(self, step: int) -> Notice:
         """One step; then what all ranks have agreed on with its metrics."""
@@ -163,5 +165,6 @@ class Pretraining:
             for lang, value in row.get("probe", {}).items():
                 self.monitor.best_std[lang] = max(value["std"], self.monitor.best_std.get(lang, 0.0))
         if self.rank == 0:
-            self.tell(f"going on from the checkpoint of step {restored.step}")
+            count = f"{self.world} worker{'s' * (self.world > 1)}"
+            self.tell(f"going on from the checkpoint of step {restored.step} with {count}")
         return restored.step

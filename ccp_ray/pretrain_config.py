@@ -112,6 +112,9 @@ class PretrainResources(StrictModel):
     checkpoint_every: int = Field(default=500, ge=1, description="steps")
     checkpoint_keep: int = Field(default=2, ge=1, description="the last ones")
     checkpoint_keep_every: int | None = Field(default=None, ge=1, description="besides those at multiples of this step")
+    resize_every_s: float = Field(
+        default=60.0, gt=0, description="between looks at whether more workers fit (workers=[min, max])"
+    )
     max_failures: int = Field(default=3, ge=0, description="restarts from the last checkpoint after a worker died")
 
     @property

@@ -201,7 +201,10 @@ def _train(config: PretrainConfig, corpus: Artifact, starting: InputRef | None, 
             train_loop_config=arguments,
             torch_config=PreemptibleTorchConfig(),
             scaling_config=ScalingConfig(
-                num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": config.resources.cpus_per_worker}
+                num_workers=workers,
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": config.resources.cpus_per_worker},
+                elastic_resize_monitor_interval_s=config.resources.resize_every_s,
             ),
             run_config=RunConfig(
                 name="pretrain",

@@ -20,7 +20,7 @@ from command_line import SETTINGS
 from s3_servers import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
-_RAY = Path(sys.executable).with_name("ray")
+RAY = Path(sys.executable).with_name("ray")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def node(options: list[str], environment: Mapping[str, str]) -> Iterator[Callabl
     """A node that has started; call what is given to kill it at once."""
     shared = ["--block", "--node-ip-address=127.0.0.1", "--disable-usage-stats", "--object-store-memory=100000000"]
     process = subprocess.Popen(
-        [_RAY, "start", *shared, *options],
+        [RAY, "start", *shared, *options],
         env=dict(environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

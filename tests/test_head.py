@@ -168,6 +168,23 @@ def test_gradcheck_in_double_precision_of_the_normalisation():
     assert torch.autograd.gradcheck(project, (inputs,), eps=1e-2, atol=2e-2, rtol=5e-2)
 
 
+def test_the_running_sides_gradient_is_that_with_its_correction_held_constant():
+    """Against autograd of r * normal + d in double, r and d being numbers (batch renormalisation)."""
+    ours, fixed = head(), statistics()
+    weights_ND = torch.randn(16, 5, generator=torch.Generator().manual_seed(3))
+    inputs = vectors().requires_grad_()
+    (ours(inputs, fixed)[0] * weights_ND).sum().backward()
+    twin, wide = head().double(), vectors().double().requires_grad_()
+    inner_ND = twin.inner(wide)
+    own, to = torch.sqrt(inner_ND.var(0, unbiased=False) + 1e-5), torch.sqrt(fixed.variance_D.double() + 1e-5)
+    ratio_D, offset_D = (own / to).detach(), ((inner_ND.mean(0) - fixed.mean_D) / to).detach()
+    normal_ND = (inner_ND - inner_ND.mean(0)) / own * ratio_D + offset_D
+    unit_ND = nn.functional.normalize(twin.outer(torch.relu(normal_ND * twin.scale + twin.shift)), dim=1)
+    (unit_ND * weights_ND).sum().backward()
+    torch.testing.assert_close(inputs.grad.double(), wide.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours.inner.weight.grad.double(), twin.inner.weight.grad, rtol=1e-4, atol=1e-5)
+
+
 def test_bf16_inputs_are_normalised_in_fp32():
     ours = head().to(torch.bfloat16)
     unit_ND, own = ours(vectors().to(torch.bfloat16), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -57,9 +58,11 @@ def assert_same_bits(one: Saved, other: Saved) -> None:
     assert one[0]["adam_step"] == other[0]["adam_step"]
 
 
-def _training(rank: int, world: int, stage: int, precision: str = "fp32") -> TrainingStep:
-    """Steps whose only state is the engine's: neither banks nor running statistics."""
-    sharding = {"zero_stage": stage, "precision": precision}
+def _training(rank: int, world: int, stage: int, choice: Mapping[str, Any] = MappingProxyType({})) -> TrainingStep:
+    """Steps whose only state is the engine's: neither banks nor running statistics. choice: keys of deepspeed."""
+    if choice.get("precision") == "fp16":
+        training_ranks.allow_fp16()
+    sharding = {"zero_stage": stage, **choice}
     plain = {"projection": 7, "bank": {"size": 0}, "norm": "symmetric"}  # 7: no world size divides it
     return training_ranks.training_step(training_ranks.config(deepspeed=sharding, **plain), rank, world)
 
@@ -68,11 +71,13 @@ def _losses(step: TrainingStep, numbers: Iterable[int]) -> list[float]:
     return [step.run(number)["loss"] for number in numbers]
 
 
-def _train_and_save(rank: int, world: int, stages: Sequence[int], precision: str, halves: tuple[int, int]) -> Any:
+def _train_and_save(
+    rank: int, world: int, stages: Sequence[int], choice: dict[str, Any], halves: tuple[int, int]
+) -> Any:
     """For each stage: losses, the snapshot in the middle and at the end, the module's weights at the end."""
     results = {}
     for stage in stages:
-        step = _training(rank, world, stage, precision)
+        step = _training(rank, world, stage, choice)
         first = _losses(step, range(halves[0]))
         middle = snapshot(step.engine)
         second = _losses(step, range(halves[0], sum(halves)))
@@ -81,23 +86,26 @@ def _train_and_save(rank: int, world: int, stages: Sequence[int], precision: str
 
 
 def _go_on(
-    rank: int, world: int, stages: Sequence[int], precision: str, saved: Mapping[int, Any], first: int, steps: int
+    rank: int, world: int, stages: Sequence[int], choice: dict[str, Any], saved: Mapping[int, Any], steps: range
 ) -> Any:
     """The same from each stage's (facts, files): losses, the snapshot at the end, the module's weights."""
     results = {}
     for stage in stages:
-        step = _training(rank, world, stage, precision)
+        step = _training(rank, world, stage, choice)
         restore(step.engine, *saved[stage])
-        losses = _losses(step, range(first, first + steps))
+        losses = _losses(step, steps)
         results[stage] = (losses, snapshot(step.engine), training_ranks.weights(step))
     return results
 
 
 def _walk(rank: int, world: int, stages: Sequence[int], facts: Any, files: Sequence[Path], folder: Path) -> Any:
-    """Restore and save under one stage after the other, each from the files of the one before."""
+    """Restore and save under one stage after the other, each from the files of the one before.
+
+    Every other stage that can has its optimiser on the host.
+    """
     saved = []
-    for stage in stages:
-        engine = _training(rank, world, stage).engine
+    for number, stage in enumerate(stages):
+        engine = _training(rank, world, stage, {"offload_optimizer": stage > 0 and number % 2 == 0}).engine
         restore(engine, facts, files)
         tensors, facts = snapshot(engine)
         save_file(tensors, folder / f"{world}-{len(saved)}-{rank}")
@@ -112,27 +120,39 @@ def gathered(snapshots: Sequence[tuple[dict[str, torch.Tensor], dict[str, Any]]]
     return snapshots[0][1], [tensors for tensors, _ in snapshots]
 
 
-def test_in_bf16_a_restored_run_repeats_the_undisturbed_one_bit_for_bit(tmp_path: Path) -> None:
-    """With fp32 master weights; tests/chaos/test_resume.py has fp32."""
-    undisturbed = run_ranks(2, _train_and_save, STAGES, "bf16", (2, 2))
+LOW = {
+    "bf16": ({"precision": "bf16"}, STAGES, 2),
+    "bf16, offload": ({"precision": "bf16", "offload_optimizer": True}, STAGES[1:], 2),
+    "fp16": ({"precision": "fp16"}, STAGES[1:], 8),
+}
+
+
+@pytest.mark.parametrize("name", LOW)
+def test_in_16_bits_a_restored_run_repeats_the_undisturbed_one_bit_for_bit(tmp_path: Path, name: str) -> None:
+    """With fp32 master weights, and with fp16's loss scale; tests/chaos/test_resume.py has fp32."""
+    choice, stages, half = LOW[name]
+    undisturbed = run_ranks(2, _train_and_save, stages, choice, (half, half))
     saved = {}
-    for stage in STAGES:
+    for stage in stages:
         middle = gathered([rank[stage][1] for rank in undisturbed])
         saved[stage] = (middle[0], write(tmp_path / str(stage), middle))
-    resumed = run_ranks(2, _go_on, STAGES, "bf16", saved, 2, 2)
-    for stage in STAGES:
+        scale = middle[0]["loss_scale"].get("cur_scale")
+        assert (scale is not None and scale < 2**16) if name == "fp16" else scale is None  # a fresh engine has 2^16
+    resumed = run_ranks(2, _go_on, stages, choice, saved, range(half, 2 * half))
+    for stage in stages:
         losses = undisturbed[0][stage][0]
-        assert losses[2:] == resumed[0][stage][0], stage
-        assert len(set(losses)) == 4  # it learns, so the losses do not agree by standing still
+        assert losses[half:] == resumed[0][stage][0], stage
+        assert len(set(losses)) == 2 * half  # it learns, so the losses do not agree by standing still
         ends = gathered([rank[stage][2] for rank in undisturbed]), gathered([rank[stage][1] for rank in resumed])
         assert_same_bits(*ends)
+        assert ends[0][0]["loss_scale"] == ends[1][0]["loss_scale"]
         for one, other in zip(undisturbed, resumed, strict=True):
-            for name, weights in one[stage][3].items():
-                assert torch.equal(weights, other[stage][2][name]), (stage, name)
+            for parameter, weights in one[stage][3].items():
+                assert torch.equal(weights, other[stage][2][parameter]), (stage, parameter)
 
 
 def test_a_walk_through_world_sizes_and_every_pair_of_stages_changes_no_bit(tmp_path: Path) -> None:
-    original = saved = gathered([rank[1][1] for rank in run_ranks(2, _train_and_save, [1], "fp32", (2, 0))])
+    original = saved = gathered([rank[1][1] for rank in run_ranks(2, _train_and_save, [1], {}, (2, 0))])
     walks = {4: [0, 1, 2, 3, 0], 1: [2, 0, 3, 2], 2: [1, 3, 1, 0]}
     steps = [1, *walks[4], *walks[1], *walks[2]]
     assert {*itertools.pairwise(steps)} >= {(a, b) for a in STAGES for b in STAGES if a != b}

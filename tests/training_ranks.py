@@ -107,6 +107,13 @@ def training_step(settings: PretrainConfig, rank: int, world: int, hidden: int =
     return TrainingStep(settings, reader, encoder, (rank, world), torch.device("cpu"))
 
 
+def allow_fp16() -> None:
+    """Let DeepSpeed use it in this process: torch emulates it on CPUs, enough to see that it trains."""
+    from deepspeed.accelerator import get_accelerator
+
+    get_accelerator().is_fp16_supported = lambda: True
+
+
 def train(world: int, scenarios: dict[str, Scenario], folder: Path) -> dict[str, list[Outcome]]:
     """The outcomes on every rank of `world` processes, by scenario."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,9 +125,7 @@ def train(world: int, scenarios: dict[str, Scenario], folder: Path) -> dict[str,
 def _rank(rank: int, world: int, scenarios: dict[str, Scenario], folder: Path) -> None:
     os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed asks for it
     if os.environ.get("CCP_RAY_TEST_FP16"):
-        from deepspeed.accelerator import get_accelerator
-
-        get_accelerator().is_fp16_supported = lambda: True  # torch emulates it on CPUs: enough to see that it trains
+        allow_fp16()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
     outcomes = {name: _run(scenario, rank, world, folder / name) for name, scenario in scenarios.items()}
