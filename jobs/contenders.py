@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 
 from ccp_ray.contexts import ContextReader
 from ccp_ray.encoder import Encoder, load_trainable
@@ -52,10 +53,15 @@ class Clock:
 
 
 class FullJob:
-    """`TrainingStep`; `shared` is the time that banks and statistics took to be gathered and pushed, by step."""
+    """`TrainingStep`; `shared` is the time that banks and statistics took to be gathered and pushed, by step.
 
-    def __init__(self, config: PretrainConfig, reader: ContextReader, encoder: Encoder) -> None:
-        self.training = _Timed(config, reader, encoder, (0, 1), _HOST)
+    ranks: this one and how many there are.
+    """
+
+    def __init__(
+        self, config: PretrainConfig, reader: ContextReader, encoder: Encoder, ranks: tuple[int, int] = (0, 1)
+    ) -> None:
+        self.training = _Timed(config, reader, encoder, ranks, _HOST)
 
     def step(self, number: int) -> Seconds:
         clock = Clock()
@@ -71,6 +77,7 @@ class _Timed(TrainingStep):
     shared: list[Seconds]
 
     def _remember(self, step: int, result: StepResult) -> None:
+        dist.barrier()  # what waits for a slower rank is no cost of the exchange
         clock = Clock()
         super()._remember(step, result)
         self.__dict__.setdefault("shared", []).append(clock.read())

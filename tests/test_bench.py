@@ -50,8 +50,10 @@ def test_ratios_are_of_steps_in_the_same_round() -> None:
     assert found["seconds"]["full job"] == {"clock": 9.0, "cpu": 1.0}
     ratios = {name: round(each["clock"], 6) for name, each in found["ratios"].items()}
     assert ratios == {"full job / bare loop": 1.25, "sync / full job": 0.01, "sentence-transformers / full job": 2.0}
+    found["ratios"]["sync / full job, 2 workers"] = {"clock": 0.021, "cpu": 0.012}
     text = training_table(found | {"pairs_per_step": 64, "bank_bytes": bank_bytes()})
     assert "1.250     1.250   at most 1.05" in text
+    assert "sync / full job, 2 workers           0.021     0.012   at most 0.03" in text
     assert " 64.0" not in text.splitlines()[1]  # 64 pairs in 9 s
     assert " 7.1" in text.splitlines()[1]
 

@@ -175,9 +175,11 @@ def test_gradients_are_clipped_to_their_norm_under_every_zero_stage():
 
 
 def _layer_passes(rank: int, world: int, settings: dict[str, Any]) -> tuple[int, bool]:
-    """How often a layer's inside ran in one step's forward and backward passes, and whether DeepSpeed steps on the host."""
+    """How often a layer's inside ran in a step, forward and backward; whether DeepSpeed steps on the host."""
     step = training_ranks.training_step(training_ranks.config(deepspeed=settings), rank, world)
-    layer = next(module for name, module in step.engine.module.named_modules() if name.endswith("layer.0.intermediate.dense"))
+    layer = next(
+        module for name, module in step.engine.module.named_modules() if name.endswith("layer.0.intermediate.dense")
+    )
     passes: list[int] = []
     layer.register_forward_pre_hook(lambda *_: passes.append(1))
     step.run(0)
@@ -199,7 +201,9 @@ def test_an_encoder_that_cannot_compute_again_is_refused_with_its_type():
     made = model()
     made.model.supports_gradient_checkpointing = False
     config = PretrainConfig(deepspeed=DeepSpeedConfig(activation_checkpointing=True))
-    with pytest.raises(UsageError, match=r"activation_checkpointing=true: '\w[\w-]+' encoders \(encoder\.source\) cannot"):
+    with pytest.raises(
+        UsageError, match=r"activation_checkpointing=true: '\w[\w-]+' encoders \(encoder\.source\) cannot"
+    ):
         engine.start_engine(made, config, 1)
 
 

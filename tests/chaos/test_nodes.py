@@ -53,9 +53,7 @@ def test_a_node_that_comes_is_used_and_one_that_is_about_to_go_leaves_a_checkpoi
     config.write_text(json.dumps(RECIPE["pretrain"] | endless))
     with started_cluster() as cluster:
         arguments = (small_run.corpus, "--output", str(tmp_path / "encoder"), "--config", str(config))
-        running = start(
-            "pretrain", *arguments, "--address", cluster.address, environment=cluster.environment, log=log
-        )
+        running = start("pretrain", *arguments, "--address", cluster.address, environment=cluster.environment, log=log)
         said = listener(log, lambda: running.poll() is not None)
         try:
             assert wait_until(lambda: any((tmp_path / "encoder/_ledger/checkpoints").glob("*.json")))
