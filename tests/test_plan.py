@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,16 @@ def test_generate_and_prepare(small_run: SmallRun, tmp_path: Path):
     assert (figures["files"], figures["bytes"]) == (len(files), sum(path.stat().st_size for path in files))
 
 
+def test_pretrain_refuses_what_the_run_would(small_run: SmallRun, tmp_path: Path):
+    asked = ("pretrain", small_run.corpus, "--output", tmp_path / "x", "--plan")
+    assert "bank.size=1024 is larger than the corpus" in ccp(*asked).error
+    assert "'xx' is not in the corpus" in ccp(*asked, "--set", 'languages=["xx"]').error
+
+
 def test_pretrain_counts_the_parameters_that_the_encoder_will_have(small_run: SmallRun, tmp_path: Path):
     shape = {"layers": 1, "hidden": 32, "heads": 2, "intermediate": 64, "positions": 40}
     chosen = [part for key, value in shape.items() for part in ("--set", f"encoder.architecture.{key}={value}")]
+    chosen += ["--set", "bank.size=64"]
     figures = plan(tmp_path / "x", "pretrain", small_run.corpus, *chosen, "--set", "steps=7")
     with safe_open(Path(small_run.encoder, "model.safetensors"), "np") as weights:
         names = [name for name in weights.keys() if "pooler" not in name]  # noqa: SIM118
@@ -57,6 +65,11 @@ def test_pretrain_counts_the_parameters_that_the_encoder_will_have(small_run: Sm
     assert figures["parameters"] == pytest.approx(real, rel=0.01)
     other = plan(tmp_path / "x", "pretrain", small_run.corpus, *chosen, "--set", "steps=70")
     assert other["tokens"] == 10 * figures["tokens"]
+    told = ccp("pretrain", small_run.corpus, "--output", tmp_path / "x", "--plan", *chosen, "--set", "steps=70")
+    epochs = [float(number) for number in re.findall(r"[\d.]+(?= \()", re.search("^epochs .*", told.out, re.M)[0])]
+    sentences = json.loads(Path(small_run.corpus, "artifact.json").read_text())["summary"]["languages"]
+    least, most = (70 * 4 * 64 / 2 / each["train_sentences"] for each in (sentences["qaa"], sentences["qab"]))
+    assert sorted(epochs) == pytest.approx(sorted([least, most]), rel=0.1)
 
 
 def test_embed_calibrate_and_index(small_run: SmallRun, tmp_path: Path):
