@@ -24,7 +24,8 @@ def gather_groups(own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     dist.all_gather(parts, own_GB)
     columns = torch.split(torch.cat(parts), [row.shape[1] for row in rows], dim=1)
     return {
-        name: column.contiguous().view(tensor.dtype).view(-1, *tensor.shape[1:])
+        # A copy: its bytes begin where its type may begin, which those of a single row's column need not.
+        name: column.clone(memory_format=torch.contiguous_format).view(tensor.dtype).view(-1, *tensor.shape[1:])
         for (name, tensor), column in zip(own.items(), columns, strict=True)
     }
 

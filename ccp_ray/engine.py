@@ -57,8 +57,8 @@ def _checkpoint_activations(encoder: Any) -> None:
             "recompute activations in transformers; set it to false and raise chunks instead"
         )
     with warnings.catch_warnings():
-        # Its new name is not yet in the last transformers for Python 3.10.
-        warnings.simplefilter("ignore", FutureWarning)
+        # `activation_checkpointing_enable`, its new name, is not in the last transformers for Python 3.10.
+        warnings.filterwarnings("ignore", "`gradient_checkpointing_enable` is deprecated", FutureWarning)
         encoder.gradient_checkpointing_enable()
 
 

@@ -65,7 +65,8 @@ class Pretraining:
     def run(self, report: Report) -> None:
         """Train from the last checkpoint to the last step; `report` gets each metrics row (rank 0).
 
-        Raises TrainingError (the last checkpoint is kept), StoreError, PreemptedError after a SIGTERM.
+        Raises TrainingError (the last checkpoint is kept), CcpError where ranks' banks differ, StoreError,
+        PreemptedError after a SIGTERM.
         """
         step = self._restore()
         if step == 0:
@@ -89,6 +90,7 @@ class Pretraining:
             if step % self.config.monitor.every == 0 or last:
                 self._probe(step, report)
             if step % self.config.resources.checkpoint_every == 0 or last or notice is not Notice.NONE:
+                self.checkpoints.settle()  # before what may fail: the save in flight is a good one
                 self._check_weights(step)
                 self.checkpoints.save(self.engine, step, self.step.state(), self._progress())
             if notice is not Notice.NONE:

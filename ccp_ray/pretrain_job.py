@@ -67,7 +67,7 @@ def pretrain(corpus: str, output: str, config: PretrainConfig | None = None) -> 
     ledger = Ledger(target.store)
     with ray_session():
         if EXPORT not in ledger.committed():
-            say(f"pretrain: epochs {planned_epochs(sentences, config)}")
+            say(f"pretrain: goes through its languages {planned_epochs(sentences, config)} times")
             _train(config, source, starting, target)
     entry = ledger.read(EXPORT)
     return target.finish(entry.files, entry.info["summary"], entry.info["measured"])
@@ -119,12 +119,11 @@ def check_corpus(corpus: Artifact, config: PretrainConfig) -> dict[str, int]:
 
 
 def planned_epochs(sentences: Mapping[str, int], config: PretrainConfig) -> str:
-    """How often the run goes through its languages, in words: those that are drawn again say how small they are."""
+    """How often the run goes through its languages, from the one it sees least of to the one it repeats most."""
     sampler = Sampler(config.seed, sentences, config.language_exponent, config.groups_per_step, "pairs")
     epochs = sampler.epochs(config.steps, config.pairs_per_group, mixed=config.mixed_groups)
     ordered = sorted(epochs, key=lambda lang: epochs[lang])
-    named = [f"{epochs[lang]:.2g} ({lang})" for lang in dict.fromkeys((ordered[0], ordered[-1]))]
-    return " to ".join(named)
+    return " to ".join(f"{epochs[lang]:,.2f} ({lang})" for lang in dict.fromkeys((ordered[0], ordered[-1])))
 
 
 def _check_bank(sentences: Mapping[str, int], config: PretrainConfig) -> None:

@@ -35,7 +35,8 @@ _WITH_KEYS = ("staleness_gap", "bank_age", "bank_masked_share")  # 0 in a group 
 
 
 def metrics_row(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over steps. What only groups with bank keys have is their mean alone: else rare languages would hide it."""
+    """Means over steps and groups; of `_WITH_KEYS` over the groups that met bank keys alone, for the zeros of the
+    others would hide them."""
     row = {name: sum(one[name] for one in steps) / len(steps) for name in steps[0]}
     met = row["bank_groups"]
     return row | {name: row[name] / met if met else 0.0 for name in _WITH_KEYS}
@@ -174,10 +175,10 @@ class TrainingStep:
         if self.config.norm == "asymmetric":  # else there are none, and no side is normalised by them
             own["statistics"] = result.statistics_G2D
         everyones = gather_groups(own) if own else {}
-        if self.config.bank.size:
+        if "keys" in everyones:
             langs = [self.sampler.language(step, group) for group in range(self.config.groups_per_step)]
             self.banks.push(langs, everyones["keys"], everyones["hashes"], step)
-        if self.config.norm == "asymmetric":
+        if "statistics" in everyones:
             self.running.update(everyones["statistics"])
         if self.keys:
             self.keys.follow(self.engine.module)

@@ -51,7 +51,7 @@ def from_metrics(rows: Sequence[Row]) -> list[Curve]:
     """Training and health charts of metrics rows, in the order they are shown.
 
     A row is {"step", "contrastive", ...} or {"step", "probe": {language: {"std", "effective_rank", "alignment",
-    "uniformity", "leakage"}}}; unknown keys are ignored, missing ones leave their chart out.
+    "uniformity", "leakage", "epochs"}}}; unknown keys are ignored, missing ones leave their chart out.
     """
     training = [row for row in rows if "probe" not in row]
     probes = [row for row in rows if "probe" in row]

@@ -12,6 +12,7 @@ import os
 import statistics
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,7 @@ def synchronise(rank: int, corpus_uri: str, steps: int, folder: str) -> dict[str
     reader, encoder = _joined_group(config, corpus_uri, folder, (rank, _RANKS))
     full = FullJob(config, reader, encoder(), (rank, _RANKS))
     times = [full.step(number) for number in range(1 + steps)][1:]  # the first allocates
+    dist.barrier()
     dist.destroy_process_group()
     pairs = list(zip(full.shared[1:], times, strict=True))
     return {kind: statistics.median(getattr(s, kind) / getattr(t, kind) for s, t in pairs) for kind in _KINDS}
@@ -150,7 +152,8 @@ def _joined_group(config: PretrainConfig, corpus_uri: str, folder: str, ranks: t
     rank, world = ranks
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed asks for it
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous-{world}", rank=rank, world_size=world)
+    where, patience = f"file://{folder}/rendezvous-{world}", timedelta(minutes=5)
+    dist.init_process_group("gloo", init_method=where, rank=rank, world_size=world, timeout=patience)
     corpus = Corpus.open(corpus_uri)
     encoder = encoder_of(config, corpus.tokenizer_folder(Path(folder)))
     special = encoder()

@@ -77,7 +77,7 @@ class _Timed(TrainingStep):
     shared: list[Seconds]
 
     def _remember(self, step: int, result: StepResult) -> None:
-        dist.barrier()  # what waits for a slower rank is no cost of the exchange
+        dist.barrier()  # waiting for a slower rank is no cost of the exchange
         clock = Clock()
         super()._remember(step, result)
         self.__dict__.setdefault("shared", []).append(clock.read())

@@ -30,7 +30,10 @@ def pretrain(
 
 
 def plan_pretrain(corpus: str, config: PretrainConfig) -> Plan:
-    """The plan of a run on a finished corpus. Refuses what the run would refuse of the two."""
+    """The plan of a run on a finished corpus. Raises what the run would of languages, banks and the head.
+
+    The encoder's tokenizer is compared with the corpus's by the run alone: a plan loads neither.
+    """
     artifact = open_artifact(corpus, "corpus")
     sentences = pretrain_job.check_corpus(artifact, config)
     source = pretrain_job.starting_source(artifact, config)
@@ -38,7 +41,7 @@ def plan_pretrain(corpus: str, config: PretrainConfig) -> Plan:
     shape = source_shape(source) if source else architecture_shape(config.encoder.architecture, vocabulary)
     plan = pretrain_plan(config, shape, len(sentences), *planned_workers(config))
     epochs = ("epochs", pretrain_job.planned_epochs(sentences, config))
-    return plan.model_copy(update={"lines": [*plan.lines[:3], epochs, *plan.lines[3:]]})
+    return plan.model_copy(update={"lines": [epochs, *plan.lines]})
 
 
 def planned_workers(config: PretrainConfig) -> tuple[int, bool]:

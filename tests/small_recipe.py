@@ -61,6 +61,18 @@ def configured(**changes: object) -> PretrainConfig:
     return build_config(PretrainConfig, RECIPE["pretrain"] | changes)
 
 
+def loop(corpus: str, output: str, settings: PretrainConfig, **more: Any) -> Any:
+    """A rank's `Pretraining`, as a Ray Train worker would make it. more: its other arguments."""
+    from ccp_ray.corpus import Corpus
+    from ccp_ray.encoder import load_trainable
+    from ccp_ray.pretrain import Pretraining
+
+    opened = Corpus.open(corpus)
+    tokenizer, with_mlm = opened.tokenizer_folder(Path(output)), settings.mlm.weight > 0
+    encoder = load_trainable(None, settings.encoder, tokenizer, with_mlm, settings.seed)
+    return Pretraining(settings, opened, encoder, output, **more)
+
+
 def write_recipe(folder: Path, **changes: Any) -> Path:
     """The recipe as a file."""
     path = folder / "recipe.yaml"

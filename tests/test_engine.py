@@ -208,6 +208,8 @@ def test_an_encoder_that_cannot_compute_again_is_refused_with_its_type():
 
 
 def test_bf16_on_a_gpu_without_it_is_refused_with_both_keys(monkeypatch):
+    import deepspeed  # noqa: F401 - it looks for a GPU when it is imported
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some T4")
     monkeypatch.setattr(engine, "native_bf16", lambda: False)

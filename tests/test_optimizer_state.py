@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -58,11 +57,11 @@ def assert_same_bits(one: Saved, other: Saved) -> None:
     assert one[0]["adam_step"] == other[0]["adam_step"]
 
 
-def _training(rank: int, world: int, stage: int, choice: Mapping[str, Any] = MappingProxyType({})) -> TrainingStep:
+def _training(rank: int, world: int, stage: int, choice: Mapping[str, Any] | None = None) -> TrainingStep:
     """Steps whose only state is the engine's: neither banks nor running statistics. choice: keys of deepspeed."""
-    if choice.get("precision") == "fp16":
+    sharding = {"zero_stage": stage, **(choice or {})}
+    if sharding.get("precision") == "fp16":
         training_ranks.allow_fp16()
-    sharding = {"zero_stage": stage, **choice}
     plain = {"projection": 7, "bank": {"size": 0}, "norm": "symmetric"}  # 7: no world size divides it
     return training_ranks.training_step(training_ranks.config(deepspeed=sharding, **plain), rank, world)
 

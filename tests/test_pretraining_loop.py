@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 from ranks import run_ranks
-from small_recipe import configured
+from small_recipe import configured, loop
 
 from ccp_ray.artifact import Artifact
-from ccp_ray.corpus import Corpus
-from ccp_ray.errors import TrainingError
+from ccp_ray.errors import CcpError, TrainingError
 from ccp_ray.pretrain_config import PretrainConfig
 
 pytestmark = pytest.mark.timeout(300)
@@ -26,16 +25,14 @@ STOPS = {
 }
 
 
+def committed(output: Path) -> list[int]:
+    """Steps of the checkpoints that count."""
+    return sorted(int(path.stem.removeprefix("step-")) for path in (output / "_ledger/checkpoints").glob("*.json"))
+
+
 def _train(rank: int, world: int, corpus: str, output: str, config: str) -> tuple[list[dict[str, Any]], str]:
     """Metrics rows, and what stopped it."""
-    from ccp_ray.encoder import load_trainable
-    from ccp_ray.pretrain import Pretraining
-
-    settings = PretrainConfig.model_validate_json(config)
-    opened = Corpus.open(corpus)
-    with_mlm = settings.mlm.weight > 0
-    encoder = load_trainable(None, settings.encoder, opened.tokenizer_folder(Path(output)), with_mlm, settings.seed)
-    run = Pretraining(settings, opened, encoder, output)
+    run = loop(corpus, output, PretrainConfig.model_validate_json(config))
     try:
         run.run(lambda _: None)
     except TrainingError as error:
@@ -58,7 +55,7 @@ def test_a_problem_stops_the_run_by_its_name_and_keeps_the_last_checkpoint(
     assert "at step 10" in said
     assert said.endswith("(run again with monitor.action=warn to train on)")
     assert rows[-1]["step"] == 10
-    assert [path.stem for path in (tmp_path / "_ledger/checkpoints").iterdir()] == ["step-000000005"]
+    assert committed(tmp_path) == [5]
 
 
 def test_a_healthy_run_is_not_stopped_and_says_how_often_each_language_was_gone_through(
@@ -80,3 +77,46 @@ def test_the_gap_and_age_of_keys_are_those_of_groups_that_met_some(small_corpus:
     assert said == ""
     assert any(0 < row["bank_groups"] < 1 for row in training)
     assert {row["bank_age"] for row in training if row["bank_groups"]} == {1.0}
+
+
+def _drained(rank: int, world: int, corpus: str, output: str) -> list[tuple[str, list[int]]]:
+    """What was told, each with the checkpoints that counted at that moment. Ray says at once that it takes a node."""
+    told: list[tuple[str, list[int]]] = []
+    settings = configured(steps=5, resources={"checkpoint_every": 5})
+    tell = lambda line: told.append((line, committed(Path(output))))  # noqa: E731
+    run = loop(corpus, output, settings, draining=lambda: True, tell=tell)
+    run.notices.every_s = 0.0
+    run.run(lambda _: None)
+    return told
+
+
+def test_a_node_is_given_up_only_when_the_checkpoint_counts(small_corpus: Artifact, tmp_path: Path) -> None:
+    for told in run_ranks(2, _drained, small_corpus.uri, str(tmp_path)):
+        expected = [("Ray is about to take a node; the checkpoint of step 1 is complete", [1])]
+        assert told in (expected, [])  # rank 0 says it
+    assert committed(tmp_path) == [1, 5]
+
+
+def _spoiled(rank: int, world: int, corpus: str, output: str) -> str:
+    """The error of a run in which another rank's bank has one other bit from step 3 on."""
+    run = loop(corpus, output, configured(steps=8, resources={"checkpoint_every": 2}))
+    advance = run._advance
+
+    def spoil(step: int) -> Any:
+        if step == 2 and rank == 1:
+            run.step.banks.keys_LKD[0, 0, 0] += 1
+        return advance(step)
+
+    run._advance = spoil
+    try:
+        run.run(lambda _: None)
+    except CcpError as error:
+        return str(error)
+    return ""
+
+
+def test_ranks_whose_banks_differ_leave_the_checkpoint_before(small_corpus: Artifact, tmp_path: Path) -> None:
+    first, second = run_ranks(2, _spoiled, small_corpus.uri, str(tmp_path))
+    assert first == second
+    assert first.startswith("the ranks' banks differ")
+    assert committed(tmp_path) == [2]

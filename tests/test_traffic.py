@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ from ccp_ray import collectives
 from ccp_ray.bank import LanguageBanks, Shard
 from ccp_ray.bank_term import bank_term
 from ccp_ray.head import ProjectionHead
-from jobs.traffic import Traffic, step_traffic
+from jobs.traffic import Traffic, scaling_table, step_traffic
 
 WORKERS = 4
 
@@ -78,3 +79,8 @@ def test_alone_nothing_is_received_and_replicated_banks_ask_nobody():
     assert step_traffic(config, 1000, 1) == Traffic(0, 0, 0, 0)
     assert step_traffic(config, 1000, 4).bank_term == 0
     assert step_traffic(training_ranks.config(bank={"size": 0}, norm="layer"), 1000, 4)[1:] == (0, 0, 0)
+
+
+def test_the_docs_have_the_table_as_it_is_printed():
+    page = Path(__file__).resolve().parent.parent / "docs" / "scaling.md"
+    assert scaling_table() in page.read_text()

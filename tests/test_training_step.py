@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import training_ranks
@@ -44,6 +46,19 @@ def oracle(outcomes: Outcomes, scenario: str) -> Outcome:
     return outcomes[1][_ORACLES.get(scenario, scenario)][0]
 
 
+def assert_same_gradients(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
+    """Within `tolerance` of a parameter's largest element, or of a hundredth of the largest of all.
+
+    The floor is for the biases of attention's keys: their gradient is zero, and only rounding is left of it.
+    """
+    assert got.keys() == expected.keys()
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    for name, gradient in expected.items():
+        scale = max(float(gradient.abs().max()), 1e-2 * largest)
+        said = partial("{}: {}".format, name)
+        torch.testing.assert_close(got[name], gradient, rtol=1e-5, atol=tolerance * scale, msg=said)
+
+
 @pytest.mark.parametrize("world", [1, 2, 4])
 @pytest.mark.parametrize("scenario", _SCENARIOS)
 def test_world_size_and_placement_do_not_change_the_step(outcomes: Outcomes, scenario: str, world: int) -> None:
@@ -53,13 +68,9 @@ def test_world_size_and_placement_do_not_change_the_step(outcomes: Outcomes, sce
         assert other == pytest.approx(one, rel=1e-5, abs=1e-5)
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
     for step, (one, other) in enumerate(zip(expected.gradients, got.gradients, strict=True)):
-        assert one.keys() == other.keys()
         # After a step the weights themselves differ by rounding; 1.25e-5 was seen of a bias' gradient, which cancels.
         tolerance = 1e-5 if step == 0 else 3e-5
-        largest = max(float(gradient.abs().max()) for gradient in one.values())
-        for name, gradient in one.items():  # attention's key biases have gradient zero: only rounding is left of it
-            scale = max(float(gradient.abs().max()), 1e-2 * largest)
-            torch.testing.assert_close(other[name], gradient, rtol=1e-5, atol=tolerance * scale, msg=name)
+        assert_same_gradients(other, one, tolerance)
     assert expected.state.keys() == got.state.keys()
     for name, tensor in expected.state.items():  # banks, running statistics, the momentum encoder
         torch.testing.assert_close(got.state[name], tensor, rtol=1e-5, atol=1e-5, msg=name)
@@ -133,15 +144,10 @@ def test_with_banks_and_statistics_every_gradient_is_the_same_to_a_hundred_thous
     state = outcomes[1]["replicated"][0].state
     expected = run_ranks(1, _one_step, "replicated", state)[0]
     assert expected.metrics[0]["bank_used"] > 10
-    largest = max(float(gradient.abs().max()) for gradient in expected.gradients[0].values())
     for world, placement in ((1, "sharded"), (2, "replicated"), (2, "sharded"), (4, "replicated"), (4, "sharded")):
         got = run_ranks(world, _one_step, placement, state)[0]
         assert got.metrics[0] == pytest.approx(expected.metrics[0], rel=1e-5, abs=1e-6)
-        assert got.gradients[0].keys() == expected.gradients[0].keys()
-        for name, gradient in expected.gradients[0].items():
-            # A bias of attention's keys has gradient zero, of which only rounding is left: hence the floor.
-            scale = max(float(gradient.abs().max()), 1e-2 * largest)
-            torch.testing.assert_close(got.gradients[0][name], gradient, rtol=1e-5, atol=1e-5 * scale, msg=name)
+        assert_same_gradients(got.gradients[0], expected.gradients[0], 1e-5)
         for name, tensor in expected.state.items():
             torch.testing.assert_close(got.state[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
 
@@ -158,7 +164,7 @@ def _save_with_another_bank(rank: int, world: int) -> str:
     return ""
 
 
-def test_ranks_whose_banks_differ_save_nothing() -> None:
+def test_ranks_whose_banks_differ_all_say_so_and_have_no_state_to_save() -> None:
     said = run_ranks(2, _save_with_another_bank)
     assert said[0] == said[1]  # else one would wait for the other
     assert said[0].startswith("CcpError: the ranks' banks differ (checksums ")  # an ablation counts no TrainingError

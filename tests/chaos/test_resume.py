@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ranks import Ranks, run_ranks, wait_until
-from small_recipe import RECIPE
+from small_recipe import RECIPE, loop
 
 from ccp_ray.artifact import Artifact
 from ccp_ray.config import build_config
@@ -47,15 +47,11 @@ def _pretrain(rank: int, world: int, corpus: str, output: str, config: str, brok
     """Metrics rows and final weights. broken: (step, group) whose loss is made NaN."""
     import deepspeed
 
-    from ccp_ray.encoder import load_trainable
     from ccp_ray.preemption import heed_sigterm
-    from ccp_ray.pretrain import Pretraining
 
     heed_sigterm()
     settings = PretrainConfig.model_validate_json(config)
-    opened = Corpus.open(corpus)
-    encoder = load_trainable(None, settings.encoder, opened.tokenizer_folder(Path(output)), True, settings.seed)
-    run = Pretraining(settings, opened, encoder, output)
+    run = loop(corpus, output, settings)
     if broken:
         _break(run, *broken)
     run.run(lambda _: None)
