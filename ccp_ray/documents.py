@@ -20,8 +20,9 @@ import pyarrow as pa
 from ccp_ray.artifact import JOB, digest_json, find_artifact
 from ccp_ray.errors import DataError, UsageError
 from ccp_ray.lines import SourceFile
+from ccp_ray.patterns import expand
 from ccp_ray.records import Split, open_parquet
-from ccp_ray.storage import absolute_uri, expand, open_store, split_uri
+from ccp_ray.storage import absolute_uri, open_store, split_uri
 
 SPLIT_BYTES = 64 << 20
 _SUFFIXES = {

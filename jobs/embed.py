@@ -11,8 +11,9 @@ from ccp_ray.config import load_config
 from ccp_ray.embed import EmbedConfig
 from ccp_ray.embed import embed as embed_texts
 from ccp_ray.errors import UsageError
+from ccp_ray.patterns import expand
 from ccp_ray.session import machine_cpus
-from ccp_ray.storage import expand, split_uri
+from ccp_ray.storage import split_uri
 from jobs.command import Address, AsJson, ConfigFiles, Output, Overrides, PlanOnly, main, reported, run, show_plan
 from jobs.plan import Plan, embed_plan, source_shape
 

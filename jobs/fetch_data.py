@@ -30,8 +30,9 @@ from typing import Annotated, Any
 import typer
 
 from ccp_ray.errors import DataError, UsageError
+from ccp_ray.patterns import expand
 from ccp_ray.progress import Meter
-from ccp_ray.storage import Store, expand, open_store
+from ccp_ray.storage import Store, open_store
 from eval.tatoeba import CODES
 from jobs import novels
 from jobs.command import AsJson, Output, main, reported

@@ -17,7 +17,8 @@ from ccp_ray.calibration_fit import fit
 from ccp_ray.embed import EmbedConfig
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import DataError, UsageError
-from ccp_ray.storage import expand, read_uri
+from ccp_ray.patterns import expand
+from ccp_ray.storage import read_uri
 from eval import evaluate as module
 from eval.bitext import Bitext, Pair
 from eval.evaluate import EvaluateConfig, evaluate, score_benchmark

@@ -14,7 +14,7 @@ from s3_servers import Bucket
 
 from ccp_ray import storage_s3
 from ccp_ray.errors import StoreError, UsageError
-from ccp_ray.storage import LocalStore, absolute_uri, expand, open_store, read_uri, split_uri
+from ccp_ray.storage import LocalStore, absolute_uri, open_store, read_uri, split_uri
 
 MIB = 1 << 20
 
@@ -65,7 +65,6 @@ def test_listing_is_in_key_order(root_uri):
 
 def test_listing_of_nothing_is_empty(root_uri):
     assert keys(open_store(root_uri)) == []
-    assert expand(root_uri) == []
 
 
 def test_files_go_up_and_down_in_parts(root_uri, tmp_path):
@@ -174,41 +173,6 @@ def test_uris(tmp_path, monkeypatch):
     ]
     with pytest.raises(UsageError, match="expected s3://bucket/key"):
         split_uri("s3://bucket")
-
-
-TREE = ["a.txt", "b.gz", "en/1.txt", "en/2.txt", "en/deep/3.txt", "de/1.txt", ".git/x.txt", "_job.json", "en/_x.txt"]
-
-
-@pytest.mark.parametrize(
-    ("pattern", "expected"),
-    [
-        ("", ["a.txt", "b.gz", "de/1.txt", "en/1.txt", "en/2.txt", "en/deep/3.txt"]),
-        ("/a.txt", ["a.txt"]),
-        ("/en/", ["en/1.txt", "en/2.txt", "en/deep/3.txt"]),
-        ("/*.txt", ["a.txt"]),
-        ("/*/*.txt", ["de/1.txt", "en/1.txt", "en/2.txt"]),
-        ("/**/*.txt", ["a.txt", "de/1.txt", "en/1.txt", "en/2.txt", "en/deep/3.txt"]),
-        ("/e*", ["en/1.txt", "en/2.txt", "en/deep/3.txt"]),
-        ("/en/?.txt", ["en/1.txt", "en/2.txt"]),
-        ("/[ab]*", ["a.txt", "b.gz"]),
-        ("/_*", ["_job.json"]),
-        ("/_job.json", ["_job.json"]),
-        ("/none*", []),
-        ("/none", []),
-    ],
-)
-def test_expand(root_uri, pattern, expected):
-    store = open_store(root_uri)
-    for name in TREE:
-        store.write(name, b".")
-    assert expand(root_uri + pattern) == [store.uri(name) for name in expected]
-
-
-def test_expand_takes_a_whole_bucket_and_literal_marks(s3_bucket: Bucket, tmp_path):
-    open_store(s3_bucket.uri).write("x/1", b"")
-    assert expand(s3_bucket.uri) == expand(s3_bucket.uri + "/") == [f"{s3_bucket.uri}/x/1"]
-    (tmp_path / "odd[1].txt").write_text("")
-    assert expand(str(tmp_path / "odd[1].txt")) == [str(tmp_path / "odd[1].txt")]
 
 
 def test_a_root_that_was_there_before_stays(tmp_path):
