@@ -95,3 +95,13 @@ def test_every_variant_of_the_ablation_is_in_a_claim_and_is_said_to_be_something
     assert all(variant.about for variant in ABLATION.variants.values())
     assert len(ABLATION.seeds) >= 3
     assert ABLATION.split == "test"
+
+
+def test_the_docs_page_is_of_this_ablation() -> None:
+    """A recipe that was changed since needs another run, and its page."""
+    page = (FOLDER.parent.parent / "docs" / "ablation.md").read_text().replace("\\", "")
+    assert all(f"| {name} | {variant.about} |" in page for name, variant in ABLATION.variants.items())
+    assert all(f". {claim.text} | {claim.source} |" in page for claim in ABLATION.claims)
+    assert all(scale in page for scale in ABLATION.chosen_scales)
+    assert len(ABLATION.seeds) >= 3
+    assert f"over {len(ABLATION.seeds)} seeds" in page
