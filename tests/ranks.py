@@ -21,7 +21,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     ["deepspeed", "transformers.models.xlm_roberta.modeling_xlm_roberta", "ccp_ray.encoder", "ccp_ray.pretrain"]
 )
-_GIVE_UP_S = 240.0
+_GIVE_UP_S = 400.0
 
 
 class Ranks:

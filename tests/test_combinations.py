@@ -54,9 +54,7 @@ def name(choice: dict[str, Any]) -> str:
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Outcome]]:
     """All of them in one start of two processes; torch computes fp16 on CPUs, though DeepSpeed would not."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CCP_RAY_TEST_FP16", "1")
-        return training_ranks.train(2, scenarios(), tmp_path_factory.mktemp("combinations"))
+    return training_ranks.train(2, scenarios(), tmp_path_factory.mktemp("combinations"), fp16=True)
 
 
 def losses(outcome: Outcome) -> list[float]:

@@ -165,36 +165,39 @@ def _first_moment_squares(rank: int, world: int, clips: list[float]) -> dict[tup
 @pytest.mark.timeout(300)
 def test_gradients_are_clipped_to_their_norm_under_every_zero_stage():
     """After one step the first moment is (1 - beta) times the gradient that Adam was given, here of norm `clip`."""
-    clips = [0.0, 0.01, 100.0]
+    clips = [0.0, 0.01]
     ranks = run_ranks(2, _first_moment_squares, clips)
     norms = {key: sum(rank[key] for rank in ranks) ** 0.5 / (1 - OptimizerConfig().betas[0]) for key in ranks[0]}
     whole = norms[0, 0.0]
-    assert 0.02 < whole < 100
+    assert whole > 0.02
     for stage in range(4):
-        assert [norms[stage, clip] for clip in clips] == pytest.approx([whole, 0.01, whole], rel=1e-4)
+        assert [norms[stage, clip] for clip in clips] == pytest.approx([whole, 0.01], rel=1e-4)
 
 
-def _layer_passes(rank: int, world: int, settings: dict[str, Any]) -> tuple[int, bool]:
+def _layer_passes(rank: int, world: int, choices: list[dict[str, Any]]) -> list[tuple[int, bool]]:
     """How often a layer's inside ran in a step, forward and backward; whether DeepSpeed steps on the host."""
-    step = training_ranks.training_step(training_ranks.config(deepspeed=settings), rank, world)
-    layer = next(
-        module for name, module in step.engine.module.named_modules() if name.endswith("layer.0.intermediate.dense")
-    )
-    passes: list[int] = []
-    layer.register_forward_pre_hook(lambda *_: passes.append(1))
-    step.run(0)
-    optimizer = step.engine.optimizer
-    return len(passes), bool(getattr(optimizer, "cpu_offload", False) or getattr(optimizer, "offload_optimizer", False))
+    found = []
+    for choice in choices:
+        step = training_ranks.training_step(training_ranks.config(deepspeed=choice), rank, world)
+        modules = step.engine.module.named_modules()
+        layer = next(module for name, module in modules if name.endswith("layer.0.intermediate.dense"))
+        passes: list[int] = []
+        layer.register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
+        step.run(0)
+        does = step.engine.optimizer
+        on_host = getattr(does, "cpu_offload", False) or getattr(does, "offload_optimizer", False)
+        found.append((len(passes), bool(on_host)))
+    return found
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_activations_are_computed_again_and_the_optimiser_is_on_the_host_where_asked(stage):
-    ((passes, on_host),) = run_ranks(1, _layer_passes, {"zero_stage": stage})
-    both = {"zero_stage": stage, "activation_checkpointing": True, "offload_optimizer": True}
-    assert run_ranks(1, _layer_passes, both) == [(2 * passes, True)]
+def test_activations_are_computed_again_and_the_optimiser_is_on_the_host_where_asked():
+    more = {"activation_checkpointing": True, "offload_optimizer": True}
+    choices = [{"zero_stage": stage, **extra} for stage in (1, 2, 3) for extra in ({}, more)]
+    (found,) = run_ranks(1, _layer_passes, choices)
+    passes = found[0][0]
     assert passes > 0
-    assert not on_host
+    assert found == [(passes, False), (2 * passes, True)] * 3
 
 
 def test_an_encoder_that_cannot_compute_again_is_refused_with_its_type():

@@ -16,7 +16,7 @@ from small_recipe import configured
 from ccp_ray.artifact import Artifact, open_artifact, verify_artifact
 from ccp_ray.checkpoint_export import export_checkpoint
 from ccp_ray.encoder import Encoder
-from ccp_ray.errors import CcpError, DataError, TrainingError, UsageError
+from ccp_ray.errors import DataError, TrainingError, UsageError
 from ccp_ray.pretrain_job import initial_encoder, plan_workers, pretrain
 
 pytestmark = pytest.mark.timeout(600)
@@ -129,26 +129,6 @@ def test_a_loss_that_breaks_down_fails_the_job_by_its_name(small_corpus: Artifac
         pretrain(small_corpus.uri, output, wild)
     with pytest.raises(UsageError, match="unfinished"):
         open_artifact(output)
-
-
-def test_leakage_stops_with_its_name_and_the_same_work_goes_on_with_a_warning(
-    small_corpus: Artifact, tmp_path: Path
-) -> None:
-    output = str(tmp_path / "leaky")
-    leaky, monitor = {"norm": "symmetric", "steps": 5}, {"every": 5, "pairs": 64, "leak": 0.01}
-    with pytest.raises(CcpError, match=r"leakage of qa[abc] at step 5: .* nats.*monitor\.action=warn"):
-        pretrain(small_corpus.uri, output, configured(monitor=monitor | {"action": "stop"}, **leaky))
-    encoder = pretrain(small_corpus.uri, output, configured(monitor=monitor | {"action": "warn"}, **leaky))
-    assert any(problem.startswith("leakage of qa") for problem in encoder.summary["problems"])
-    assert max(value["leakage"] for value in rows(encoder)[-1]["probe"].values()) > 0.01
-
-
-def test_groups_of_all_languages_and_layer_norm_train(small_corpus: Artifact, tmp_path: Path) -> None:
-    changes = {"mixed_groups": True, "norm": "layer", "bank": {"size": 0}, "steps": 10}
-    encoder = pretrain(small_corpus.uri, str(tmp_path / "mixed"), configured(**changes))
-    training = [row for row in rows(encoder) if "probe" not in row]
-    assert training[-1]["contrastive"] < training[0]["contrastive"]
-    assert all(abs(value["leakage"]) < 1e-4 for row in rows(encoder) for value in row.get("probe", {}).values())
 
 
 def test_what_does_not_fit_is_said_before_anything_is_written(small_corpus: Artifact, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ STOPS = {
     "staleness shortcut at step 10: gap": {"bank": _FOREIGN_KEYS},
     "divergence at step 10: loss": {"temperature": 0.004},  # so sharp that a wrong neighbour costs more than guessing
     "collapse of q": {"monitor": {"collapsed_share": 5.0}},  # of its best: no spread is five times its own
-    "leakage of q": {"norm": "symmetric", "monitor": {"pairs": 64, "leak": 0.01}},
 }
 
 
@@ -42,7 +42,7 @@ def _train(rank: int, world: int, corpus: str, output: str, config: str) -> tupl
 
 def trained(corpus: Artifact, output: Path, **changes: Any) -> tuple[list[dict[str, Any]], str]:
     monitor = {"every": 10, "pairs": 8, "action": "stop"} | changes.pop("monitor", {})
-    config = configured(monitor=monitor, steps=20, **changes)
+    config = configured(monitor=monitor, **({"steps": 20} | changes))
     return run_ranks(1, _train, corpus.uri, str(output), config.model_dump_json())[0]
 
 
@@ -67,6 +67,27 @@ def test_a_healthy_run_is_not_stopped_and_says_how_often_each_language_was_gone_
     assert sum(values["epochs"] for values in last.values()) == pytest.approx(20 * 2 * 64 / 300)  # 300 sentences each
     assert min(values["epochs"] for values in last.values()) > 1  # all ran dry, and began again
     assert all(values["epochs"] == 0 for values in rows[0]["probe"].values())
+
+
+def test_a_leak_stops_with_its_name_and_the_same_work_goes_on_with_a_warning(
+    small_corpus: Artifact, tmp_path: Path
+) -> None:
+    leaky, monitor = {"norm": "symmetric", "steps": 15}, {"pairs": 64, "leak": 0.01}
+    _, said = trained(small_corpus, tmp_path, monitor=monitor, **leaky)
+    assert re.match(r"leakage of qa[abc] at step 10: .* nats.*monitor\.action=warn", said)
+    rows, said = trained(small_corpus, tmp_path, monitor=monitor | {"action": "warn"}, **leaky)
+    assert said == ""
+    assert any(problem.startswith("leakage of qa") for row in rows for problem in row.get("problems", []))
+    assert max(value["leakage"] for value in rows[-1]["probe"].values()) > 0.01
+    assert committed(tmp_path) == [10, 15]
+
+
+def test_groups_of_all_languages_and_layer_norm_train(small_corpus: Artifact, tmp_path: Path) -> None:
+    rows, said = trained(small_corpus, tmp_path, mixed_groups=True, norm="layer", bank={"size": 0})
+    training = [row for row in rows if "probe" not in row]
+    assert said == ""
+    assert training[-1]["contrastive"] < training[0]["contrastive"]
+    assert all(abs(value["leakage"]) < 1e-4 for row in rows for value in row.get("probe", {}).values())
 
 
 def test_the_gap_and_age_of_keys_are_those_of_groups_that_met_some(small_corpus: Artifact, tmp_path: Path) -> None:

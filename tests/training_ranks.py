@@ -7,16 +7,14 @@ what it saw: metrics, gradients of every parameter, checksums and the state afte
 from __future__ import annotations
 
 import gc
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tiny_models
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 from numpy.typing import NDArray
+from ranks import run_ranks
 
 from ccp_ray.checkpoints import Checkpoints
 from ccp_ray.config import build_config
@@ -114,24 +112,17 @@ def allow_fp16() -> None:
     get_accelerator().is_fp16_supported = lambda: True
 
 
-def train(world: int, scenarios: dict[str, Scenario], folder: Path) -> dict[str, list[Outcome]]:
-    """The outcomes on every rank of `world` processes, by scenario."""
+def train(world: int, scenarios: dict[str, Scenario], folder: Path, *, fp16: bool = False) -> dict[str, list[Outcome]]:
+    """The outcomes on every rank of `world` processes, by scenario. fp16: let DeepSpeed use it."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.multiprocessing.spawn(_rank, (world, scenarios, folder), nprocs=world)
-    found = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+    found = run_ranks(world, _outcomes, scenarios, folder, fp16)
     return {name: [outcomes[name] for outcomes in found] for name in scenarios}
 
 
-def _rank(rank: int, world: int, scenarios: dict[str, Scenario], folder: Path) -> None:
-    os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed asks for it
-    if os.environ.get("CCP_RAY_TEST_FP16"):
+def _outcomes(rank: int, world: int, scenarios: dict[str, Scenario], folder: Path, fp16: bool) -> dict[str, Outcome]:
+    if fp16:
         allow_fp16()
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-    outcomes = {name: _run(scenario, rank, world, folder / name) for name, scenario in scenarios.items()}
-    torch.save(outcomes, folder / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    return {name: _run(scenario, rank, world, folder / name) for name, scenario in scenarios.items()}
 
 
 def _run(scenario: Scenario, rank: int, world: int, folder: Path) -> Outcome:
