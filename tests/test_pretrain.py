@@ -20,6 +20,7 @@ from ccp_ray.errors import DataError, TrainingError, UsageError
 from ccp_ray.pretrain_job import initial_encoder, plan_workers, pretrain
 
 pytestmark = pytest.mark.timeout(600)
+LEAKY = {"norm": "symmetric", "monitor": {"every": 10, "pairs": 64, "leak": 0.01, "action": "warn"}}
 
 
 def rows(encoder: Artifact) -> list[dict[str, float]]:
@@ -80,7 +81,8 @@ def test_run_again_it_is_already_done(trained: Artifact, small_corpus: Artifact)
 
 
 def test_resources_may_change_but_nothing_else(trained: Artifact, small_corpus: Artifact) -> None:
-    other = configured(resources={"workers": 1}, deepspeed={"zero_stage": 3})
+    monitor = {"every": 10, "pairs": 8, "action": "stop"}  # what stopped may go on with a warning, and the reverse
+    other = configured(resources={"workers": 1}, deepspeed={"zero_stage": 3}, monitor=monitor)
     assert pretrain(small_corpus.uri, trained.uri, other).fingerprint == trained.fingerprint
     with pytest.raises(UsageError, match=r"config\.temperature: 0\.1 -> 0\.2"):
         pretrain(small_corpus.uri, trained.uri, configured(temperature=0.2))
@@ -99,11 +101,12 @@ def test_one_worker_and_two_compute_the_same(trained: Artifact, small_corpus: Ar
 
 
 def test_elastic_workers_that_cannot_share_evenly_are_left_out(small_corpus: Artifact, tmp_path: Path) -> None:
-    """Ray starts two workers where it has room for two; three groups are shared out to one."""
-    odd = configured(resources={"workers": [1, 3]}, groups_per_step=3, steps=6, log_every=3)
+    """Ray starts two workers where it has room for two; three groups are shared out to one. It leaks, and says so."""
+    odd = configured(resources={"workers": [1, 3]}, groups_per_step=3, steps=6, log_every=3, **LEAKY)
     elastic = pretrain(small_corpus.uri, str(tmp_path / "elastic"), odd)
     assert elastic.measured["workers"] == 1
     assert [row["step"] for row in rows(elastic)] == [0, 3, 6, 6]
+    assert any(problem.startswith("leakage of qa") for problem in elastic.summary["problems"])
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_named(
@@ -118,6 +121,19 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
     state.write_bytes(state.read_bytes()[:-1] + b"x")
     assert pretrain(small_corpus.uri, str(output), configured()).fingerprint == trained.fingerprint
     assert "checkpoint step-000000030 is damaged" in capsys.readouterr().err
+
+
+def test_zero_stage_3_gives_the_same_losses_and_weights(
+    trained: Artifact, small_corpus: Artifact, tmp_path: Path
+) -> None:
+    other = pretrain(small_corpus.uri, str(tmp_path / "stage"), configured(deepspeed={"zero_stage": 3}))
+    for one, two in zip(rows(other), rows(trained), strict=True):
+        if "probe" not in one:
+            assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
+    left, right = (load_file(Path(a.uri, "model.safetensors")) for a in (other, trained))
+    assert left.keys() == right.keys()  # gathered whole from both workers' parts
+    for name in left:
+        np.testing.assert_allclose(left[name], right[name], atol=5e-4, err_msg=name)
 
 
 def test_a_loss_that_breaks_down_fails_the_job_by_its_name(small_corpus: Artifact, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_with_banks_and_statistics_every_gradient_is_the_same_to_a_hundred_thous
     state = outcomes[1]["replicated"][0].state
     expected = run_ranks(1, _one_step, "replicated", state)[0]
     assert expected.metrics[0]["bank_used"] > 10
-    for world, placement in ((2, "replicated"), (4, "sharded")):
+    for world, placement in ((1, "sharded"), (2, "replicated"), (2, "sharded"), (4, "replicated"), (4, "sharded")):
         got = run_ranks(world, _one_step, placement, state)[0]
         assert got.metrics[0] == pytest.approx(expected.metrics[0], rel=1e-5, abs=1e-6)
         assert_same_gradients(got.gradients[0], expected.gradients[0], 1e-5)
