@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ccp_ray.calibration_config import CalibrationConfig
 from ccp_ray.calibration_fit import fit
 from ccp_ray.corpus import Corpus
-from ccp_ray.embed import EmbedConfig
+from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.encoder import Encoder, tokenize
 from ccp_ray.hardware import resolve
 from eval.evaluate import EvaluateConfig, load_benchmarks, score_benchmark

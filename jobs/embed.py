@@ -8,8 +8,8 @@ import typer
 
 from ccp_ray.artifact import find_artifact
 from ccp_ray.config import load_config
-from ccp_ray.embed import EmbedConfig
 from ccp_ray.embed import embed as embed_texts
+from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.errors import UsageError
 from ccp_ray.patterns import expand
 from ccp_ray.session import machine_cpus
