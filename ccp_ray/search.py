@@ -93,7 +93,9 @@ class Index:
         """
         if isinstance(queries, np.ndarray):
             if lang is not None or prompt:
-                raise UsageError("lang and prompt are for texts; vectors are taken as they are (Index.queries.calibrate)")
+                raise UsageError(
+                    "lang and prompt are for texts; vectors are taken as they are (Index.queries.calibrate)"
+                )
             return _hits(self.search_table(queries, k, only), len(queries))
         if isinstance(queries, str):
             raise UsageError("queries: one string; give a list of texts")

@@ -25,9 +25,7 @@ class Shards:
     Few queries: a thread a core, each with a shard, for FAISS shares out queries only. Many: one shard after the other.
     """
 
-    def __init__(
-        self, artifact: Artifact, numbers: Iterable[int] | None = None, threads: int | None = None
-    ) -> None:
+    def __init__(self, artifact: Artifact, numbers: Iterable[int] | None = None, threads: int | None = None) -> None:
         chosen = range(len(artifact.summary["shards"])) if numbers is None else numbers
         self._shards = {number: Shard(artifact, number) for number in chosen}
         self._threads = ThreadPoolExecutor(threads or machine_cpus(), "ccp-ray-search", initializer=_one_thread)
