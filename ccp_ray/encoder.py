@@ -197,7 +197,9 @@ def _auto_class(folder: Path) -> Any:
         shape = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError):
         return transformers.AutoModel  # `from_folder` says what is wrong
-    return transformers.AutoModelForTextEncoding if shape.is_encoder_decoder else transformers.AutoModel
+    # T5's shape names decoder layers even where its encoder was saved alone.
+    pair = shape.is_encoder_decoder or hasattr(shape, "num_decoder_layers")
+    return transformers.AutoModelForTextEncoding if pair else transformers.AutoModel
 
 
 def from_folder(auto: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Any:

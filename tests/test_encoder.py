@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ccp_ray.encoder import Encoder, load_trainable, new_model, write_untrained
 from ccp_ray.encoder_config import EncoderConfig
-from ccp_ray.errors import UsageError
+from ccp_ray.errors import CcpError, UsageError
 from ccp_ray.model_source import local_model
 from ccp_ray.text_reader import TextReader, load_tokenizer, tokenizer_of
 
@@ -217,6 +217,64 @@ def test_positions_of_roberta_start_after_the_padding_index():
     made = Encoder(model.eval(), tiny_models.tokenizer())
     assert made.max_tokens == 28
     assert np.isfinite(made.encode(["a" * 100])).all()
+
+
+class Small(torch.nn.Module):
+    """A device with room for `room` padded tokens."""
+
+    def __init__(self, inner, room: int) -> None:
+        super().__init__()
+        self.inner, self.config, self.device, self.room, self.passes = inner, inner.config, inner.device, room, []
+
+    def forward(self, input_ids, attention_mask):
+        self.passes.append(input_ids.numel())
+        if input_ids.numel() > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.inner(input_ids=input_ids, attention_mask=attention_mask)
+
+
+@pytest.mark.parametrize("room", [24, 50, 100])
+def test_out_of_memory_halves_the_budget_and_changes_no_vector(room):
+    whole, cramped = tiny_models.encoder("mean"), tiny_models.encoder("mean")
+    texts = ["abcdefghijklmnopqrstuvwxyz"[: 1 + i % 20] for i in range(40)]
+    expected = whole.encode(texts)
+    assert whole.token_limit is None
+    cramped.model = Small(cramped.model, room)
+    np.testing.assert_allclose(cramped.encode(texts, 400), expected, atol=1e-5)
+    assert room / 2 <= cramped.token_limit <= room
+    assert cramped.budget(400) == cramped.token_limit
+    cramped.model.passes.clear()
+    np.testing.assert_allclose(cramped.encode(texts, 400), expected, atol=1e-5)
+    assert max(cramped.model.passes) <= room  # the limit is kept: nothing fails again
+
+
+def test_a_text_that_does_not_fit_alone_says_what_to_do():
+    cramped = tiny_models.encoder()
+    cramped.model = Small(cramped.model, 10)
+    with pytest.raises(CcpError, match=r"one text of 14 tokens does not fit on cpu; set max_tokens lower"):
+        cramped.encode(["abc", "a" * 12])
+
+
+def test_other_errors_of_the_model_are_not_taken_for_memory():
+    broken = tiny_models.encoder()
+    broken.model = Small(broken.model, 1000)
+    broken.model.inner = None
+    with pytest.raises(TypeError):
+        broken.encode(["abc", "de"])
+    assert broken.token_limit is None
+
+
+def test_a_batch_without_padding_needs_no_mask(tiny):
+    rows = tiny.tokenize(["abcd", "efgh"])[0]
+    seen = []
+    hook = tiny.model.register_forward_pre_hook(
+        lambda _, __, given: seen.append(given["attention_mask"]), with_kwargs=True
+    )
+    alike, mixed = tiny.encode_tokens(rows), tiny.encode_tokens([*rows, tiny.tokenize(["a"])[0][0]])
+    hook.remove()
+    assert seen[0] is None
+    assert seen[1] is not None
+    np.testing.assert_allclose(alike, mixed[:2], atol=1e-6)
 
 
 def edit(folder: Path, name: str, **changes) -> None:
