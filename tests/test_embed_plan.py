@@ -15,7 +15,14 @@ from ccp_ray.rows import ImportedPart
 
 SHA = "ab" * 32
 OTHER: dict[str, Any] = {
-    **{"precision": "fp32", "dtype": "float32", "pooling": "mean", "max_tokens": 9, "token_budget": 64},
+    **{
+        "precision": "fp32",
+        "dtype": "float32",
+        "pooling": "mean",
+        "max_tokens": 9,
+        "token_budget": 64,
+        "prompt": "q: ",
+    },
     **{"split": "dev", "limit": 3, "max_bad_share": 0.5, "piece_rows": 7},
     "resources": {"workers": 3, "gpu": True, "tokenizers": 2},
 }
