@@ -10,8 +10,8 @@
 
 The manifest holds nothing but what follows from the request and the content, so an interrupted run, an undisturbed one
 and two runs that shared the work write the same bytes. A folder without `artifact.json` is unfinished work; the same
-request continues it, another is refused with a field-by-field diff. `fingerprint` covers kind, configuration, the inputs' fingerprints and every file's
-content, but not times, versions, places or resources: an interrupted run and an undisturbed one agree on it.
+request continues it, another is refused with a field-by-field diff. `fingerprint` covers kind, configuration, the
+inputs' fingerprints and every file's content, but not times, versions, places or resources.
 """
 
 from __future__ import annotations
