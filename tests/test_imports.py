@@ -16,7 +16,7 @@ FORBIDDEN = {"ccp_ray": {"jobs", "eval", "tests"}, "eval": {"jobs", "tests"}, "j
 # Ray's CPU tasks import these; torch would cost each worker process 2.4 s and 300 MB.
 WITHOUT_TORCH = {
     *("errors", "config", "storage", "storage_base", "storage_local", "storage_s3", "s3_client", "ledger", "artifact"),
-    *("outputs", "standing", "pieces", "progress", "session"),
+    *("outputs", "standing", "orphans", "pieces", "progress", "session"),
     *("documents", "sentences", "corpus", "languages", "generate", "tokens"),
 }
 HEAVY = ("torch", "transformers", "deepspeed")
