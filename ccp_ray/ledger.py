@@ -57,9 +57,13 @@ class Ledger:
 
     def committed(self) -> set[str]:
         """Names of the committed pieces, from one listing."""
+        return set(self.times())
+
+    def times(self) -> dict[str, float]:
+        """When each committed piece was (seconds since 1970, by the store's clock), from one listing."""
         cut = len(self.folder) + 1
-        names = (info.key[cut:] for info in self.store.list(f"{self.folder}/"))
-        return {name.removesuffix(".json") for name in names if name.endswith(".json")}
+        found = ((info.key[cut:], info.modified) for info in self.store.list(f"{self.folder}/"))
+        return {name.removesuffix(".json"): when for name, when in found if name.endswith(".json")}
 
     def has(self, piece: str) -> bool:
         """Whether the piece is committed: one small request."""

@@ -75,6 +75,10 @@ class Store(ABC):
         """Objects whose key starts with `prefix`, in key order."""
 
     @abstractmethod
+    def folders(self, folder: str = "") -> Iterator[str]:
+        """Names of the folders directly below a folder, in order; on S3 at a request for 1,000 keys directly there."""
+
+    @abstractmethod
     def delete(self, key: str) -> None:
         """Remove the object; no error where there is none."""
 

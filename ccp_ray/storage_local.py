@@ -80,6 +80,14 @@ class LocalStore(Store):
                 found = _walk(start, f"{folder}/" if folder else "", frozenset())
                 yield from (info for info in found if info.key.startswith(prefix) and not _is_temporary(info.key))
 
+    def folders(self, folder: str = "") -> Iterator[str]:
+        start = self._file(folder)
+        with self._explained("list", folder):
+            if start.is_dir():
+                with os.scandir(start) as found:
+                    names = sorted(entry.name for entry in found if entry.is_dir())
+                yield from names
+
     def leftovers(self) -> Iterator[Leftover]:
         with self._explained("list", ""):
             if self.path.is_dir():

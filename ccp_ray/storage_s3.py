@@ -146,6 +146,13 @@ class S3Store(Store):
                         modified = item["LastModified"].timestamp()
                         yield ObjectInfo(self._relative(item["Key"]), int(item["Size"]), modified)
 
+    def folders(self, folder: str = "") -> Iterator[str]:
+        prefix = self._key(f"{folder}/".lstrip("/"))
+        with self._explained("list", folder):
+            paginator = self.client.get_paginator("list_objects_v2")
+            for page in paginator.paginate(Bucket=self.bucket, Prefix=prefix, Delimiter="/"):
+                yield from (item["Prefix"][len(prefix) : -1] for item in page.get("CommonPrefixes", []))
+
     def leftovers(self) -> Iterator[Leftover]:
         yield from (Leftover(*info) for info in self._objects("") if TEMPORARY in info.key)
         with contextlib.suppress(FileNotFoundError), self._explained("list", ""):  # some say 404 where there is none
