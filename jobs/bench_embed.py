@@ -22,9 +22,9 @@ from jobs.bench_job import job_bench
 from jobs.bench_restart import restart_bench
 from jobs.bench_scaling import memory_bench, workers_bench
 from jobs.bench_texts import Texts, bench_texts
-from jobs.bench_training import ENCODER
 
 SECTIONS = ("encode", "job", "workers", "memory", "restart", "gpu")
+_TEXTS = {"encode": 8_000, "job": 200_000, "workers": 24_000, "memory": 200_000, "gpu": 100_000}
 
 
 def embed_bench(options: BenchOptions, done: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
@@ -51,20 +51,19 @@ def embed_bench(options: BenchOptions, done: Callable[[dict[str, Any]], object])
 def _section(name: str, options: BenchOptions, folder: Path) -> dict[str, Any]:
     if name == "restart":
         return restart_bench(options.pieces, options.rounds)
-    many = options.job_texts if name in ("job", "memory") else options.texts
-    texts = bench_texts(options.documents, many, folder / "generated")
+    texts = bench_texts(options.documents, options.texts or _TEXTS[name], folder / "generated")
     return _measured(name, options, texts, folder) | texts.describe(options.documents)
 
 
 def _measured(name: str, options: BenchOptions, texts: Texts, folder: Path) -> dict[str, Any]:
     if name == "encode":
-        return encode_bench(ENCODER, texts.texts, options.rounds)
+        return encode_bench(options.encoder, texts.texts, options.rounds)
     if name == "job":
-        return job_bench(ENCODER, texts, options.rounds, folder)
+        return job_bench(options.encoder, texts, options.rounds, folder)
     if name == "workers":
-        return workers_bench(ENCODER, texts, options.rounds, folder)
+        return workers_bench(options.encoder, texts, options.rounds, folder)
     if name == "memory":
-        return memory_bench(ENCODER, texts, folder)
+        return memory_bench(options.encoder, texts, folder)
     from jobs.bench_gpu import gpu_bench
 
-    return gpu_bench(ENCODER, texts.texts, options.rounds)
+    return gpu_bench(options.encoder, texts.texts, options.rounds)

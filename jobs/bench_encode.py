@@ -3,8 +3,8 @@
 * Ours: one Ray actor a core with one thread each, as a job starts them, model loaded. Timed from handing out the texts
   to having all vectors back in this process: tokenising, batching, encoding, and both ways through Ray's object store.
 * Theirs: `SentenceTransformer.encode` in a process of its own, with torch's default number of threads and the model
-  loaded. Timed around the call. Its defaults are fp32 and batches of 32. Its best batch size is looked for first, among
-  `BATCHES`, at each precision. Beside it, with nothing promised, its own pool of processes (`start_multi_process_pool`),
+  loaded. Timed around the call. Its defaults are fp32 and batches of 32. Its best batch size is looked for first,
+  among `BATCHES`, at each precision. Beside it, with nothing promised, its own pool of processes (`start_multi_process_pool`),
   one a core with one thread each: what somebody gets who knows that threads share a small model badly.
 
 Cosines are between each of our vectors, fp32 and bf16, and sentence-transformers' fp32 vector of the same text.

@@ -11,23 +11,26 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pydantic import Field
+
 from ccp_ray.config import StrictModel
 from ccp_ray.progress import say
 
 
 class BenchOptions(StrictModel):
-    """Sizes and text of one bench. The defaults are those of the figures that are kept."""
+    """Encoder, text and sizes of one bench: sentences (None: as many as each section of embed wants), pieces of a plan, vectors
+    and their dimensions, objects of a store, FAISS factory strings, sections of embed. Empty lists stand for all."""
 
-    documents: list[str] = []
+    encoder: str
+    documents: list[str] = Field(default_factory=list)
     rounds: int = 5
-    texts: int = 20_000
-    job_texts: int = 200_000
+    texts: int | None = None
     pieces: int = 10_000
     rows: int = 100_000
     dimensions: int = 384
     objects: int = 1000
-    factories: list[str] = []
-    sections: list[str] = []
+    factories: list[str] = Field(default_factory=list)
+    sections: list[str] = Field(default_factory=list)
 
 
 class Figure(NamedTuple):
@@ -80,14 +83,10 @@ def figure_table(title: str, part: Mapping[str, Any]) -> str:
 
 
 def _number(value: float) -> str:
-    if value and abs(value) < 0.01:
-        return f"{value:.2g}"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.5f}".rstrip("0").rstrip(".") if _close(value) else f"{value:.3g}"
-
-
-def _close(value: float) -> bool:
-    """Cosines near 1: their distance from it is what matters."""
-    return 0.99 <= value < 1
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    # Of a cosine, the distance from 1 is what matters.
+    return f"{value:.6f}" if 0.99 <= value < 1 else f"{value:.3g}"
 
 
 def _verdict(met: bool | None) -> str:

@@ -1,8 +1,9 @@
 """XLM-R base with random weights on a GPU, in bf16: real tokens/s, and their share of the measured matmul peak.
 
 The peak is that of square bf16 products on this GPU, now. The model's work is 2 FLOPs a weight of its layers and token,
-and attention's 4 x layers x hidden x length a token; padding counts as no work. Texts are tokenised before the clock starts,
-with MiniLM's tokenizer: which ids they are is of no account, their lengths are. The best of a few token budgets is kept.
+and attention's 4 x layers x hidden x length a token; padding counts as no work. Texts are tokenised before the clock
+starts, with another encoder's tokenizer: which ids they are is of no account, their lengths are. The best of a few
+token budgets is kept.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def gpu_bench(
         Figure("matmul peak, bf16", peak / 1e12, "TFLOP/s"),
     ]
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    return report(figures, device=name, token_budget=budget, seconds={str(key): value for key, value in seconds.items()})
+    return report(
+        figures, device=name, token_budget=budget, seconds={str(key): value for key, value in seconds.items()}
+    )
 
 
 def work(config: Any, lengths: Sequence[int]) -> float:

@@ -1,9 +1,10 @@
 """The index part of the bench: the `index` job in a running Ray session against plain FAISS in one process.
 
 Same work: read the same vectors, put them to unit length, train and add, write the index; one shard, one process, one
-thread each. Ours is timed from call to return with one task, so scheduling, the rows' table, checksums of what is read and
-written, fsync and the ledger are in it. Plain FAISS is timed twice: with the same checksums and fsync ("same work", what
-the promise is about), and bare, as a script would have it. autofaiss builds from the same file, where it is installed.
+thread each. Ours is timed from call to return with one task, so scheduling, the rows' table, checksums of what is read
+and written, fsync and the ledger are in it. Plain FAISS is timed twice: with the same checksums and fsync ("same work",
+what the promise is about), and bare, as a script would have it. autofaiss builds from the same file, where it is
+installed.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def _job(source: Artifact, factory: str, output: Path) -> float:
 
 
 def plain_build(file: str, factory: str, folder: str, checked: bool) -> float:
-    """Seconds to build one index with FAISS alone, in the process that calls. checked: hash and sync as our job does."""
+    """Seconds to build one index with FAISS alone, in the calling process. checked: hash and sync as our job does."""
     import faiss
 
     faiss.omp_set_num_threads(1)
@@ -118,7 +119,7 @@ def plain_build(file: str, factory: str, folder: str, checked: bool) -> float:
 
 def autofaiss_build(file: str, factory: str, folder: str) -> float:
     """Seconds that autofaiss takes for the same factory string, from the same vectors."""
-    import autofaiss
+    import autofaiss  # type: ignore[import-not-found]
 
     started = time.perf_counter()
     autofaiss.build_index(

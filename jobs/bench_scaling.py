@@ -26,7 +26,7 @@ from eval.plots import Line, line_chart
 from jobs.bench_figures import Figure, interleaved, median, median_ratio, report
 from jobs.bench_job import piece_rows
 from jobs.bench_texts import Texts, write_texts
-from jobs.usage import PeakMemory, largest_worker_bytes, tree_bytes
+from jobs.usage import PeakMemory, largest_worker_bytes
 
 _WARM_ROWS = 32
 _MORE = 10
@@ -97,7 +97,8 @@ def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _job_seconds(source: str, warm: str, texts: str, rows: int, cores: int) -> float:
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    if hasattr(os, "sched_setaffinity"):  # macOS has none: there Ray's count alone holds the workers down
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     config = EmbedConfig(piece_rows=rows, resources=EmbedResources(workers=cores))
     with tempfile.TemporaryDirectory(prefix="ccp-ray-bench-") as folder, ray_session(cpus=cores):
         embed(source, warm, f"{folder}/warm", config)
@@ -107,7 +108,7 @@ def _job_seconds(source: str, warm: str, texts: str, rows: int, cores: int) -> f
 
 
 def _job_peaks(source: str, texts: str, rows: int) -> dict[str, int]:
-    with tempfile.TemporaryDirectory(prefix="ccp-ray-bench-") as folder, ray_session():
-        with PeakMemory(tree_bytes) as everything, PeakMemory(largest_worker_bytes) as worker:
-            embed(source, texts, f"{folder}/out", EmbedConfig(piece_rows=rows))
+    scratch = tempfile.TemporaryDirectory(prefix="ccp-ray-bench-")
+    with scratch as folder, ray_session(), PeakMemory() as everything, PeakMemory(largest_worker_bytes) as worker:
+        embed(source, texts, f"{folder}/out", EmbedConfig(piece_rows=rows))
     return {"all": everything.bytes, "worker": worker.bytes}

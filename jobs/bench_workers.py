@@ -1,7 +1,7 @@
 """Warm encoders in Ray actors, one thread each: the encoder loop of a job without the job around it.
 
-An actor a core, as `embed` starts them on a CPU. They reserve nothing of Ray, so that a job in the same session finds the
-cores free; they are idle while it runs.
+An actor a core, as `embed` starts them on a CPU. They reserve nothing of Ray, so that a job in the same session finds
+the cores free; they are idle while it runs.
 """
 
 from __future__ import annotations

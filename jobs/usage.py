@@ -63,7 +63,7 @@ def _bytes(process: psutil.Process) -> int:
 def _is_worker(process: psutil.Process) -> bool:
     """Ray gives a worker's process the title of what it runs."""
     try:
-        return process.cmdline()[:1] != [] and process.cmdline()[0].startswith("ray::")
+        return "".join(process.cmdline()[:1]).startswith("ray::")
     except psutil.Error:
         return False
 
