@@ -16,7 +16,7 @@ from ccp_ray.sentences import array_bytes, table_bytes
 
 
 def random_vectors(rows: int, dimensions: int, seed: int = 0) -> NDArray[np.float32]:
-    """Vectors [rows, dimensions] around 1,000 centres, as texts have topics: an IVF index fills as it would with text."""
+    """Vectors [rows, dimensions] around 1,000 centres, so that the lists of an IVF index fill as they do with text."""
     rng = np.random.default_rng(seed)
     centres_CD = rng.standard_normal((min(1000, rows), dimensions), dtype=np.float32)
     out_ND = centres_CD[rng.integers(len(centres_CD), size=rows)]

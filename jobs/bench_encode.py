@@ -4,8 +4,9 @@
   to having all vectors back in this process: tokenising, batching, encoding, and both ways through Ray's object store.
 * Theirs: `SentenceTransformer.encode` in a process of its own, with torch's default number of threads and the model
   loaded. Timed around the call. Its defaults are fp32 and batches of 32. Its best batch size is looked for first,
-  among `BATCHES`, at each precision. Beside it, with nothing promised, its own pool of processes (`start_multi_process_pool`),
-  one a core with one thread each: what somebody gets who knows that threads share a small model badly.
+  among `BATCHES`, at each precision. Beside it, with nothing promised, its own pool of processes
+  (`start_multi_process_pool`), one a core with one thread each: what somebody gets who knows that threads share a
+  small model badly.
 
 Cosines are between each of our vectors, fp32 and bf16, and sentence-transformers' fp32 vector of the same text.
 """
@@ -37,13 +38,16 @@ _DEFAULTS = "sentence-transformers, its defaults"
 Precision = Literal["fp32", "bf16"]
 
 
-def encode_bench(source: str, texts: Sequence[str], rounds: int) -> dict[str, Any]:
-    """The figures. source: an encoder that both load. bf16 only where the hardware has it."""
+def encode_bench(source: str, texts: Sequence[str], rounds: int, workers: int | None = None) -> dict[str, Any]:
+    """The figures. source: an encoder that both load; workers: of ours, and processes of their pool (None: the cores).
+
+    bf16 only where the hardware has it.
+    """
     from ccp_ray.hardware import native_bf16, resolve
 
     precisions: list[Precision] = ["fp32", "bf16"] if native_bf16() else ["fp32"]
     notes = [] if native_bf16() else ["bf16 is not native on this hardware: not measured"]
-    workers = machine_cpus()
+    workers = workers or machine_cpus()
     with Theirs(source, texts) as theirs, ray_session():
         ours = {precision: Workers(workers, source, precision) for precision in precisions}
         pieces = shares(texts, _PIECES_A_WORKER * workers)

@@ -18,8 +18,11 @@ from ccp_ray.progress import say
 
 
 class BenchOptions(StrictModel):
-    """Encoder, text and sizes of one bench: sentences (None: as many as each section of embed wants), pieces of a plan, vectors
-    and their dimensions, objects of a store, FAISS factory strings, sections of embed. Empty lists stand for all."""
+    """Encoder, text and sizes of one bench. Empty lists stand for what is usual.
+
+    texts: sentences, None for as many as each section of embed wants; pieces: of the restart's plan; rows and
+    dimensions: vectors of index and search; objects: small ones of store; factories: FAISS strings to build.
+    """
 
     encoder: str
     documents: list[str] = Field(default_factory=list)

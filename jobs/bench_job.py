@@ -24,7 +24,7 @@ from jobs.bench_workers import Workers, stored
 from jobs.loopback import s3_bucket
 
 _PIECES_A_WORKER = 8
-_MOST_PIECE_ROWS = 16_384
+_LEAST_PIECE_ROWS, _MOST_PIECE_ROWS = 64, 16_384
 _JOB, _S3, _BARE = "job, local", "job, S3", "bare loop"
 
 
@@ -69,5 +69,5 @@ def job_bench(source: str, texts: Texts, rounds: int, folder: Path) -> dict[str,
 
 
 def piece_rows(texts: int, workers: int) -> int:
-    """Eight pieces a worker, so that none waits long for the last one; not more than 16,384 rows each."""
-    return max(1, min(_MOST_PIECE_ROWS, -(-texts // (_PIECES_A_WORKER * workers))))
+    """Eight pieces a worker, so that none waits long for the last one; 64 to 16,384 rows each."""
+    return max(_LEAST_PIECE_ROWS, min(_MOST_PIECE_ROWS, -(-texts // (_PIECES_A_WORKER * workers))))
