@@ -1,14 +1,17 @@
 """Artifacts: a folder in a store and the `artifact.json` that makes it one.
 
     _job.json        what was asked for (kind, configuration, inputs): written first
+    _plan/*.json     the pieces to commit, with their rows: what `status` measures progress by
     _ledger/*.json   the pieces that are committed
     _stop            only while a refused run ends: pieces not yet begun are left alone
     …                the data
+    _run.json        times, versions and speeds of the run that finished it
     artifact.json    the manifest with every file's checksum: written last
 
-A folder without `artifact.json` is unfinished work; the same request continues it, another is refused with a
-field-by-field diff. `fingerprint` covers kind, configuration, the inputs' fingerprints and every file's
-content, but not times, versions, places or resources: an interrupted run and an undisturbed one agree on it.
+The manifest holds nothing but what follows from the request and the content, so an interrupted run, an undisturbed one
+and two runs that shared the work write the same bytes. A folder without `artifact.json` is unfinished work; the same
+request continues it, another is refused with a field-by-field diff. `fingerprint` covers kind, configuration, the
+inputs' fingerprints and every file's content, but not times, versions, places or resources.
 """
 
 from __future__ import annotations
@@ -27,10 +30,11 @@ from pydantic import Field
 
 from ccp_ray.config import StrictModel
 from ccp_ray.errors import DataError, DriftError, UsageError
+from ccp_ray.faults import reach
 from ccp_ray.ledger import FileRecord, Ledger, check_file
 from ccp_ray.storage import Store, open_store
 
-MANIFEST, JOB, _STOP = "artifact.json", "_job.json", "_stop"
+MANIFEST, JOB, RUN, _STOP = "artifact.json", "_job.json", "_run.json", "_stop"
 _PACKAGES = ("ccp-ray", "ray", "torch", "transformers", "tokenizers", "deepspeed", "faiss-cpu", "numpy", "pyarrow")
 
 
@@ -54,16 +58,32 @@ class Request(StrictModel):
         return {"kind": self.kind, "config": self.config, "inputs": {i.role: i.fingerprint for i in self.inputs}}
 
 
-class Artifact(Request):
-    """A finished result. `summary` follows from the content; `measured` (times, speeds) does not."""
+class Run(StrictModel):
+    """What differs between two runs of the same work: times and speeds, versions and the machine."""
 
-    format: int = 1
+    measured: dict[str, Any] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+
+class Artifact(Request):
+    """A finished result. `summary` follows from the content; `run` (times, versions) does not."""
+
+    format: int = 2
     fingerprint: str
     files: list[FileRecord]
     summary: dict[str, Any] = Field(default_factory=dict)
-    measured: dict[str, Any] = Field(default_factory=dict)
-    provenance: dict[str, Any] = Field(default_factory=dict)
+    run: Run = Field(default=Run(), exclude=True)
     uri: str = Field(default="", exclude=True)
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """Times and speeds of the run that finished it."""
+        return self.run.measured
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Versions and machine of the run that finished it."""
+        return self.run.provenance
 
     @property
     def store(self) -> Store:
@@ -103,6 +123,7 @@ class Output:
         self, files: Sequence[FileRecord], summary: Mapping[str, Any], measured: Mapping[str, Any] | None = None
     ) -> Artifact:
         """Write the manifest: from now on the artifact exists."""
+        run = Run(measured=dict(measured or {}), provenance=_provenance())
         ordered = sorted(files, key=lambda record: record.path)
         hashes = {record.path: record.sha256 for record in ordered if not record.measured}
         content = self.request.identity() | {"files": hashes}
@@ -113,10 +134,11 @@ class Output:
             fingerprint=digest_json(content),
             files=ordered,
             summary=dict(summary),
-            measured=dict(measured or {}),
-            provenance=_provenance(),
+            run=run,
             uri=self.uri,
         )
+        self.store.write(RUN, run.model_dump_json(indent=1).encode())
+        reach("artifact.unfinished")
         self.store.write(MANIFEST, artifact.model_dump_json(indent=1).encode())
         return artifact
 
@@ -187,9 +209,20 @@ def find_artifact(uri: str) -> Artifact | None:
     except FileNotFoundError:
         return None
     try:
-        return Artifact.model_validate_json(raw).model_copy(update={"uri": store.root})
+        artifact = Artifact.model_validate_json(raw)
     except ValueError:
         raise DataError(f"{store.uri(MANIFEST)}: not a manifest of this program, or damaged") from None
+    return artifact.model_copy(update={"uri": store.root, "run": _read_run(store)})
+
+
+def _read_run(store: Store) -> Run:
+    """What the run left of itself; empty where someone copied the artifact without it."""
+    try:
+        return Run.model_validate_json(store.read(RUN))
+    except FileNotFoundError:
+        return Run()
+    except ValueError:
+        raise DataError(f"{store.uri(RUN)}: not written by this program, or damaged; delete this object") from None
 
 
 def open_artifact(uri: str, *kinds: str) -> Artifact:

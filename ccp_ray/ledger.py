@@ -3,7 +3,9 @@
 A piece's files are written first, under keys that only this piece uses; its ledger entry (rows, files with
 sha256) is written last and is the commit. A piece without an entry does not exist, whatever files lie there,
 so a killed job loses at most the pieces in flight and computes nothing twice. Where the store settles races
-(`write_if_absent`) the first of two writers wins; elsewhere both write the same bytes under the same keys.
+(`write_if_absent`) the first of two writers wins; elsewhere the last. Both are whole either way: what is not the same
+on every machine (vectors, say) lies under a key that its content names (`put_content`), so no writer overwrites what
+another's entry lists.
 
 Cost: one small object a piece; knowing what is left is one listing (1,000 keys a request on S3).
 """
@@ -55,9 +57,17 @@ class Ledger:
 
     def committed(self) -> set[str]:
         """Names of the committed pieces, from one listing."""
+        return set(self.times())
+
+    def times(self) -> dict[str, float]:
+        """When each committed piece was (seconds since 1970, by the store's clock), from one listing."""
         cut = len(self.folder) + 1
-        names = (info.key[cut:] for info in self.store.list(f"{self.folder}/"))
-        return {name.removesuffix(".json") for name in names if name.endswith(".json")}
+        found = ((info.key[cut:], info.modified) for info in self.store.list(f"{self.folder}/"))
+        return {name.removesuffix(".json"): when for name, when in found if name.endswith(".json")}
+
+    def has(self, piece: str) -> bool:
+        """Whether the piece is committed: one small request."""
+        return self.store.size(self._key(piece)) is not None
 
     def read(self, piece: str) -> Entry:
         """The entry of a committed piece. Raises DamagedError if it is missing or cannot be read as one."""
@@ -88,6 +98,11 @@ def put_bytes(store: Store, key: str, data: bytes) -> FileRecord:
     """Write an object and return its record."""
     store.write(key, data)
     return FileRecord(path=key, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def put_content(store: Store, prefix: str, suffix: str, data: bytes) -> FileRecord:
+    """Write an object under PREFIX.DIGEST.SUFFIX, where the digest is its content's, and return its record."""
+    return put_bytes(store, f"{prefix}.{hashlib.sha256(data).hexdigest()[:12]}.{suffix}", data)
 
 
 def put_file(store: Store, key: str, path: Path) -> FileRecord:

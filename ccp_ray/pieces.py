@@ -4,20 +4,27 @@
 in the same task. Pieces that are committed already are not run. Ray retries a task whose worker or node died;
 an exception of `work` itself ends the run with that exception, and what was committed stays.
 
+Two runs of one output share the work: a run that did not start the output begins at a piece chosen by chance, and each
+looks whether a piece has been committed meanwhile before it begins it (one small request). So what two runs do twice is
+at most the pieces that both had under way at one time.
+
 An input that is refused (DataError, UsageError) ends the run when the pieces under way have ended, and no other is
 begun: whoever then removes the output must not meet a task that still writes to it.
 """
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ccp_ray.artifact import Output, stopped
 from ccp_ray.errors import CcpError, DataError, UsageError, carry, raise_carried
+from ccp_ray.faults import reach
 from ccp_ray.ledger import Entry, Ledger
 from ccp_ray.progress import Meter
-from ccp_ray.storage import open_store, storage_full
+from ccp_ray.storage import Store, open_store, storage_full
 
 Work = Callable[[str, Any], Entry]
 Check = Callable[[Mapping[str, Entry]], None]
@@ -26,28 +33,36 @@ NOT_BEGUN = {"entry": "", "error": carry(CcpError("a run of this output is just 
 
 
 def run_pieces(
-    output: Output, stage: str, plan: Mapping[str, Any], work: Work, *, check: Check | None = None, cpus: float = 1
+    output: Output,
+    stage: str,
+    plan: Mapping[str, Any],
+    work: Work,
+    *,
+    rows: Mapping[str, int] | None = None,
+    check: Check | None = None,
+    cpus: float = 1,
+    gpus: float = 0,
 ) -> dict[str, Entry]:
     """Commit every piece of `plan` (name -> payload) and return the entries in plan order.
 
-    Entries live under `_ledger/<stage>/`. `check` sees the entries so far after each piece and may raise to
-    stop early. `cpus` are reserved for each task.
+    Entries live under `_ledger/<stage>/`. `rows`: of each piece, where they are known, for `status`. `check` sees the
+    entries so far after each piece and may raise to stop early. `cpus` and `gpus` are reserved for each task.
     """
     ledger = Ledger(output.store, f"_ledger/{stage}")
-    done = ledger.entries(among=plan)
-    todo = [{"name": name, "payload": payload} for name, payload in plan.items() if name not in done]
+    todo = outstanding(output, stage, rows or dict.fromkeys(plan, 0))
+    done = ledger.entries(among=plan.keys() - set(todo)) if check else {}
     if todo:
         import ray.data
 
         def task(row: dict[str, Any]) -> dict[str, Any]:
             try:
                 store = open_store(output_uri)
-                if stopped(store):
-                    return NOT_BEGUN | {"name": row["name"]}
+                ready = settled(store, ledger_folder, row["name"])
+                if ready is not None:
+                    return ready
                 entry = work(row["name"], row["payload"])
-                commits = Ledger(store, ledger_folder)
-                if not commits.commit(row["name"], entry):
-                    entry = commits.read(row["name"])  # another writer was first: its entry stands
+                reach("piece.worked")
+                return commit(Ledger(store, ledger_folder), row["name"], entry)
             except CcpError as error:
                 return {"name": row["name"], "entry": "", "error": carry(error)}
             except OSError as error:
@@ -55,11 +70,12 @@ def run_pieces(
                 if full is None:
                     raise
                 return {"name": row["name"], "entry": "", "error": carry(full)}
-            return {"name": row["name"], "entry": entry.model_dump_json(), "error": ""}
 
         output_uri, ledger_folder = output.uri, ledger.folder
-        dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map(task, num_cpus=cpus)
-        with Meter(stage, total=len(plan), unit="pieces", done=len(done)) as meter:
+        items = [{"name": name, "payload": plan[name]} for name in todo]
+        dataset = ray.data.from_items(items, override_num_blocks=len(items))
+        dataset = dataset.map(task, num_cpus=cpus, **({"num_gpus": gpus} if gpus else {}))
+        with Meter(stage, total=len(plan), unit="pieces", done=len(plan) - len(todo)) as meter:
 
             def accept(name: str, entry: Entry) -> None:
                 done[name] = entry
@@ -68,7 +84,46 @@ def run_pieces(
                     check(done)
 
             collect(dataset.iter_rows(), output, accept)
-    return {name: done[name] for name in plan}
+    return done_in_order(ledger, plan, done)
+
+
+def outstanding(output: Output, stage: str, rows: Mapping[str, int]) -> list[str]:
+    """Names of the pieces (name -> rows) that are left, from one listing, in the order to begin them.
+
+    The plan is left in the store for whoever asks how far the work is.
+    """
+    plan_key = f"_plan/{stage}.json"
+    plan = json.dumps({"pieces": dict(rows)}).encode()
+    output.store.write_if_absent(plan_key, plan)
+    committed = Ledger(output.store, f"_ledger/{stage}").committed()
+    left = [name for name in rows if name not in committed]
+    if output.fresh or not left:
+        return left
+    start = random.randrange(len(left))  # noqa: S311 - nothing secret: another run is elsewhere, most likely
+    return left[start:] + left[:start]
+
+
+def settled(store: Store, ledger_folder: str, name: str) -> dict[str, Any] | None:
+    """What to return for a piece that is not to be begun: committed by another run, or the run is ending."""
+    ledger = Ledger(store, ledger_folder)
+    if ledger.has(name):
+        return {"name": name, "entry": ledger.read(name).model_dump_json(), "error": ""}
+    return NOT_BEGUN | {"name": name} if stopped(store) else None
+
+
+def commit(ledger: Ledger, name: str, entry: Entry) -> dict[str, Any]:
+    """Commit a piece; what `collect` reads. Where another writer was first, its entry stands."""
+    if not ledger.commit(name, entry):
+        entry = ledger.read(name)
+    return {"name": name, "entry": entry.model_dump_json(), "error": ""}
+
+
+def done_in_order(ledger: Ledger, plan: Iterable[str], seen: Mapping[str, Entry]) -> dict[str, Entry]:
+    """The entries of a plan: those that this run saw, and those of runs before it, which are read now."""
+    names = list(plan)
+    before = set(names) - seen.keys()
+    entries = {**seen, **(ledger.entries(among=before) if before else {})}
+    return {name: entries[name] if name in entries else ledger.read(name) for name in names}
 
 
 def collect(rows: Iterable[dict[str, Any]], output: Output, accept: Callable[[str, Entry], None]) -> None:

@@ -31,6 +31,7 @@ class ImportedPart(NamedTuple):
     name: str
     key: str
     rows: int
+    sha256: str
 
 
 class Imported(NamedTuple):
@@ -94,5 +95,5 @@ def _chunks(records: Iterator[Record | BadRow], quarantine: Quarantine, size: in
 
 def _write(store: Store, name: str, rows: list[dict[str, str]]) -> ImportedPart:
     schema = pa.schema([("id", pa.string()), ("lang", pa.string()), ("text", pa.string())])
-    put_bytes(store, f"_rows/{name}.parquet", table_bytes(pa.Table.from_pylist(rows, schema)))
-    return ImportedPart(name, f"_rows/{name}.parquet", len(rows))
+    record = put_bytes(store, f"_rows/{name}.parquet", table_bytes(pa.Table.from_pylist(rows, schema)))
+    return ImportedPart(name, record.path, len(rows), record.sha256)

@@ -1,26 +1,21 @@
 """The S3 side of the store: boto3 against any S3-compatible endpoint.
 
-Retries are botocore's standard mode (8 tries, exponential back-off with jitter), which covers 500, 503
-SlowDown, throttling and cut connections. Whether the endpoint honours `If-None-Match` is probed once a bucket
-and process: AWS and most do; some accept the header and overwrite all the same, which the probe detects.
+Small objects are one PUT; larger files go up in parts, and between two places of one endpoint the server copies.
+Requests are retried by the client (`s3_client`); a connection that is cut within an answer's body is retried here.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
-import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import urlparse
 
-import boto3
 from boto3.exceptions import Boto3Error
-from botocore.config import Config
+from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -32,14 +27,16 @@ from botocore.exceptions import (
 )
 
 from ccp_ray.errors import StoreError
-from ccp_ray.storage import TEMPORARY, ObjectInfo, Store
+from ccp_ray.s3_client import PRECONDITION, client, error_code, honours_if_none_match
+from ccp_ray.storage_base import TEMPORARY, Leftover, ObjectInfo, Store
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CopySourceTypeDef
 
-_MISSING = {"404", "NoSuchKey", "NotFound"}
-_PRECONDITION = {"412", "PreconditionFailed", "ConditionalRequestConflict"}
+_MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchUpload"}
 _READ_TRIES = 4
+_COPIES = TransferConfig(multipart_threshold=1 << 30, multipart_chunksize=256 << 20)  # one request copies up to 5 GB
 _HINTS = {
     "NoSuchBucket": "the bucket does not exist; create it or correct the URI",
     "403": "access denied; check the credentials (standard AWS chain) and the bucket's policy",
@@ -48,74 +45,6 @@ _HINTS = {
     "RequestTimeTooSkewed": "this machine's clock is more than 15 minutes wrong; set it",
     "SignatureDoesNotMatch": "wrong credentials: the secret key does not match the access key",
 }
-
-
-# What decides which endpoint and which credentials a client uses. A change of any of them needs another client.
-_CHAIN = (
-    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_CA_BUNDLE"),
-    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_PROFILE"),
-    *("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_MAX_ATTEMPTS"),
-)
-_lock = threading.Lock()
-_clients: dict[bytes, S3Client] = {}
-_conditional: dict[tuple[bytes, str], bool] = {}
-
-
-def _scope() -> bytes:
-    """Names the process (a client must not cross a fork) and the chain in force; a digest, so no secret lingers."""
-    values = [str(os.getpid()), *(os.environ.get(name, "") for name in _CHAIN)]
-    return hashlib.sha256("\0".join(values).encode()).digest()
-
-
-def _client() -> S3Client:
-    scope = _scope()
-    with _lock:
-        if scope not in _clients:
-            _clients[scope] = _new_client()
-        return _clients[scope]
-
-
-def _new_client() -> S3Client:
-    session = boto3.session.Session()  # boto3's default session would keep the first credentials it saw
-    config = Config(
-        retries={"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", "8"))},
-        connect_timeout=10,
-        read_timeout=60,
-        max_pool_connections=32,
-        # Endpoints other than AWS often refuse the newer default of a trailing checksum.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    client = session.client("s3", config=config)
-    host = urlparse(client.meta.endpoint_url).hostname or ""
-    chosen = session._session.get_scoped_config().get("s3")  # the profile's own `s3 = addressing_style = ...`
-    if host.endswith((".amazonaws.com", ".amazonaws.com.cn")) or (chosen and "addressing_style" in chosen):
-        return client
-    # Elsewhere bucket names are seldom host names.
-    return session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})))
-
-
-def _honours_if_none_match(bucket: str, prefix: str) -> bool:
-    scope = _scope()
-    if (scope, bucket) not in _conditional:
-        _conditional[scope, bucket] = _probe_if_none_match(_client(), bucket, prefix)
-    return _conditional[scope, bucket]
-
-
-def _probe_if_none_match(client: S3Client, bucket: str, prefix: str) -> bool:
-    key = f"{prefix}/{TEMPORARY}probe-{uuid.uuid4().hex}".lstrip("/")
-    client.put_object(Bucket=bucket, Key=key, Body=b"1")
-    try:
-        client.put_object(Bucket=bucket, Key=key, Body=b"2", IfNoneMatch="*")
-        return False
-    except ClientError as error:
-        if _code(error) in _PRECONDITION:
-            return True
-        if _code(error) in ("NotImplemented", "501"):
-            return False
-        raise
-    finally:
-        client.delete_object(Bucket=bucket, Key=key)
 
 
 class S3Store(Store):
@@ -127,7 +56,7 @@ class S3Store(Store):
 
     @property
     def client(self) -> S3Client:
-        return _client()
+        return client()
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         if length == 0:
@@ -146,7 +75,7 @@ class S3Store(Store):
         try:
             return self.client.get_object(Bucket=self.bucket, Key=self._key(key), **extra)["Body"].read()
         except ClientError as error:
-            if _code(error) in ("InvalidRange", "416"):
+            if error_code(error) in ("InvalidRange", "416"):
                 return b""  # as a file read past its end
             raise
 
@@ -165,7 +94,7 @@ class S3Store(Store):
                 self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, IfNoneMatch="*")
                 return True
             except ClientError as error:
-                if _code(error) in _PRECONDITION:
+                if error_code(error) in PRECONDITION:
                     return False
                 raise
 
@@ -175,13 +104,28 @@ class S3Store(Store):
 
     def download(self, key: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.part-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+        partial = path.with_name(f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}")
         with self._explained("read", key):
             try:
                 self.client.download_file(self.bucket, self._key(key), str(partial))
                 partial.replace(path)
             finally:
                 partial.unlink(missing_ok=True)
+
+    def copy_in(self, source: Store, source_key: str, key: str) -> None:
+        """From another place of the endpoint the server copies: no byte comes here."""
+        if isinstance(source, S3Store):  # a process has one endpoint: that of its credential chain
+            self._copy_on_server(source, source_key, key)
+        else:
+            super().copy_in(source, source_key, key)
+
+    def _copy_on_server(self, source: S3Store, source_key: str, key: str) -> None:
+        origin: CopySourceTypeDef = {"Bucket": source.bucket, "Key": source._key(source_key)}
+        try:
+            with self._explained("write", key):
+                self.client.copy(origin, self.bucket, self._key(key), Config=_COPIES)
+        except FileNotFoundError:
+            raise FileNotFoundError(source.uri(source_key)) from None
 
     def size(self, key: str) -> int | None:
         try:
@@ -191,13 +135,52 @@ class S3Store(Store):
             return None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        cut = len(self.prefix) + 1 if self.prefix else 0
+        return (info for info in self._objects(prefix) if TEMPORARY not in info.key)
+
+    def _objects(self, prefix: str) -> Iterator[ObjectInfo]:
         full = self._key(prefix)
         with self._explained("list", prefix):
             for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=full):
                 for item in page.get("Contents", []):
-                    if not item["Key"].endswith("/") and TEMPORARY not in item["Key"]:
-                        yield ObjectInfo(item["Key"][cut:], int(item["Size"]))
+                    if not item["Key"].endswith("/"):
+                        modified = item["LastModified"].timestamp()
+                        yield ObjectInfo(self._relative(item["Key"]), int(item["Size"]), modified)
+
+    def folders(self, folder: str = "") -> Iterator[str]:
+        prefix = self._key(f"{folder}/".lstrip("/"))
+        with self._explained("list", folder):
+            paginator = self.client.get_paginator("list_objects_v2")
+            for page in paginator.paginate(Bucket=self.bucket, Prefix=prefix, Delimiter="/"):
+                yield from (item["Prefix"][len(prefix) : -1] for item in page.get("CommonPrefixes", []))
+
+    def leftovers(self) -> Iterator[Leftover]:
+        yield from (Leftover(*info) for info in self._objects("") if TEMPORARY in info.key)
+        with contextlib.suppress(FileNotFoundError), self._explained("list", ""):  # some say 404 where there is none
+            yield from self._unfinished_uploads()
+
+    def _unfinished_uploads(self) -> Iterator[Leftover]:
+        folder = f"{self.prefix}/".lstrip("/")
+        pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=folder)
+        for upload in (item for page in pages for item in page.get("Uploads", [])):
+            if upload["Key"].startswith(folder):  # some endpoints ignore the prefix
+                size = self._uploaded(upload["Key"], upload["UploadId"])
+                yield Leftover(self._relative(upload["Key"]), size, upload["Initiated"].timestamp(), upload["UploadId"])
+
+    def _uploaded(self, full_key: str, upload: str) -> int:
+        """Bytes of the parts that an unfinished upload holds."""
+        try:
+            pages = self.client.get_paginator("list_parts").paginate(Bucket=self.bucket, Key=full_key, UploadId=upload)
+            return sum(part["Size"] for page in pages for part in page.get("Parts", []))
+        except self.client.exceptions.NoSuchUpload:
+            return 0  # completed or aborted since it was listed
+
+    def discard(self, leftover: Leftover) -> None:
+        if not leftover.upload:
+            self.delete(leftover.key)
+            return
+        key = self._key(leftover.key)
+        with contextlib.suppress(FileNotFoundError), self._explained("delete", leftover.key):
+            self.client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=leftover.upload)
 
     def delete(self, key: str) -> None:
         with self._explained("delete", key):
@@ -205,7 +188,7 @@ class S3Store(Store):
 
     def conditional_writes(self) -> bool:
         with self._explained("write", "_probe"):
-            return _honours_if_none_match(self.bucket, self.prefix)
+            return honours_if_none_match(self.bucket, self.prefix)
 
     def server_date(self, key: str) -> str | None:
         """The endpoint's clock, as its answer about an object gives it (RFC 5322; one second fine)."""
@@ -218,6 +201,9 @@ class S3Store(Store):
             raise StoreError(f"{key!r}: a key must stay below {self.root}")
         return f"{self.prefix}/{key}".lstrip("/")
 
+    def _relative(self, full_key: str) -> str:
+        return full_key[len(self.prefix) + 1 :] if self.prefix else full_key
+
     @contextlib.contextmanager
     def _explained(self, verb: str, key: str) -> Iterator[None]:
         try:
@@ -225,9 +211,9 @@ class S3Store(Store):
         except NoCredentialsError as error:
             self._fail(verb, key, "no credentials found in the standard AWS chain (environment, profile, role)", error)
         except ClientError as error:
-            if _code(error) in _MISSING:
+            if error_code(error) in _MISSING:
                 raise FileNotFoundError(self.uri(key)) from None
-            self._fail(verb, key, _HINTS.get(_code(error), str(error)), error)
+            self._fail(verb, key, _HINTS.get(error_code(error), str(error)), error)
         except EndpointConnectionError as error:
             self._fail(verb, key, f"{error}; check AWS_ENDPOINT_URL and that the endpoint is up", error)
         except (BotoCoreError, Boto3Error) as error:
@@ -238,7 +224,3 @@ class S3Store(Store):
     def _fail(self, verb: str, key: str, reason: str, error: Exception) -> NoReturn:
         reason = re.sub(r"//[^/@\s]+@", "//", reason)  # an endpoint URL may carry a password
         raise StoreError(f"cannot {verb} {self.uri(key)}: {reason}") from error
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))

@@ -34,7 +34,8 @@ from ccp_ray.artifact import Artifact, InputRef, Request, digest_json, open_arti
 from ccp_ray.calibration import Calibration
 from ccp_ray.calibration_config import CalibrationConfig
 from ccp_ray.config import StrictModel
-from ccp_ray.embed import EmbedConfig, embed
+from ccp_ray.embed import embed
+from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import DataError, UsageError
 from ccp_ray.ledger import put_bytes

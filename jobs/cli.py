@@ -11,6 +11,7 @@ from jobs.embed import embed
 from jobs.evaluate import evaluate
 from jobs.export import export
 from jobs.fetch_data import fetch_data
+from jobs.gc import gc
 from jobs.generate import generate
 from jobs.index import index
 from jobs.pipeline import pipeline_command
@@ -22,7 +23,7 @@ from jobs.verify import verify
 
 VERBS = (
     *(pipeline_command, generate, prepare, pretrain, embed, calibrate, index, search, evaluate, ablate),
-    *(status, verify, export, doctor_command, fetch_data, bench),
+    *(status, verify, gc, export, doctor_command, fetch_data, bench),
 )
 
 

@@ -8,8 +8,8 @@ import typer
 
 from ccp_ray.artifact import find_artifact
 from ccp_ray.config import load_config
-from ccp_ray.embed import EmbedConfig
 from ccp_ray.embed import embed as embed_texts
+from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.errors import UsageError
 from ccp_ray.patterns import expand
 from ccp_ray.session import machine_cpus
@@ -24,6 +24,9 @@ def embed(
     encoder: Annotated[str, typer.Argument(help="Encoder: artifact, Hugging Face folder or name, s3://, package://")],
     texts: Annotated[str, typer.Argument(help="A corpus, or JSON lines / parquet with id and text.")],
     output: Output,
+    reuse: Annotated[
+        list[str] | None, typer.Option(help="Earlier embeddings; their pieces of the same rows are copied. Repeatable.")
+    ] = None,
     config: ConfigFiles = None,
     overrides: Overrides = None,
     address: Address = None,
@@ -36,7 +39,7 @@ def embed(
     if plan:
         show_plan(lambda: plan_embed(encoder, texts, settings), as_json)
     else:
-        run(lambda: embed_texts(encoder, texts, output, settings), address=address, as_json=as_json)
+        run(lambda: embed_texts(encoder, texts, output, settings, reuse or ()), address=address, as_json=as_json)
 
 
 def plan_embed(encoder: str, texts: str, config: EmbedConfig) -> Plan:

@@ -23,7 +23,8 @@ from ccp_ray.calibration_config import CalibrationConfig
 from ccp_ray.calibration_job import calibrate
 from ccp_ray.config import StrictModel, load_config
 from ccp_ray.documents import find_documents
-from ccp_ray.embed import EmbedConfig, embed
+from ccp_ray.embed import embed
+from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.errors import UsageError
 from ccp_ray.generate import generate
 from ccp_ray.index import IndexConfig, index

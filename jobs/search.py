@@ -1,76 +1,146 @@
-"""ccp-ray search INDEX "TEXT"… | --queries FILE: the nearest texts by cosine. Needs no Ray."""
+"""ccp-ray search INDEX "TEXT"… | --queries FILE…: the nearest texts of an index. Needs Ray only to search by actors."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from typing import Annotated
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Annotated
 
 import typer
 
-from ccp_ray.errors import DataError, UsageError
+from ccp_ray.batch_search import Answered, search_files
+from ccp_ray.errors import UsageError
+from ccp_ray.progress import say
+from ccp_ray.run_files import run_writer, trec_lines, write_run
 from ccp_ray.search import Hit, Index
-from ccp_ray.storage import read_uri
-from jobs.command import AsJson, main, print_json, reported
+from ccp_ray.session import ray_session
+from jobs.command import Address, AsJson, main, native_noise_aside, reported
+
+Queries = Annotated[
+    list[str] | None,
+    typer.Option(help='.jsonl ("id", "text", "lang"), .tsv (id, tab, text) or an embeddings artifact; repeatable.'),
+]
+RunFile = Annotated[str | None, typer.Option("--output", "-o", help="File or s3:// URI: .trec, .run or .parquet.")]
+Lang = Annotated[str | None, typer.Option(help="Language of queries that name none (a calibrated index needs it).")]
+Prompt = Annotated[str, typer.Option(help='Put before each query text, for example "query: ".')]
+Actors = Annotated[int | None, typer.Option(min=1, help="Search by this many Ray actors; --address alone: one a CPU.")]
 
 
 def search(
     index: str,
     texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT…")] = None,
-    queries: Annotated[str | None, typer.Option(help='JSON lines with "id" and "text"; prints a TREC run.')] = None,
+    queries: Queries = None,
+    output: RunFile = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Results a query.")] = 10,
-    lang: Annotated[str | None, typer.Option(help="Language of the queries (a calibrated index needs it).")] = None,
+    lang: Lang = None,
     only: Annotated[str | None, typer.Option(help="Only results in this language.")] = None,
+    prompt: Prompt = "",
+    actors: Actors = None,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the nearest texts of an index."""
+    """Print the nearest texts of an index, or write those of many queries as a TREC run or parquet.
+
+    An index holds raw vectors or calibrated ones, and queries are treated as its rows were: a calibrated index needs
+    the language of each query, from its row or from --lang.
+    """
     with reported():
-        if bool(texts) == bool(queries):
-            raise UsageError("say what to search: either TEXT arguments or --queries FILE")
-        asked = read_queries(queries) if queries else [(str(n), text) for n, text in enumerate(texts or (), start=1)]
-        opened = Index.open(index)
-        if only is not None and only not in opened.languages:
-            raise UsageError(f"--only {only}: no text in this language; the index holds {', '.join(opened.languages)}")
-        vectors_QD = opened.embed_queries([text for _, text in asked], lang)
-        found = opened.search(vectors_QD, k, only)
-    if as_json:
-        rows = [
-            {"id": name, "hits": [hit._asdict() for hit in hits]} for (name, _), hits in zip(asked, found, strict=True)
-        ]
-        print_json({"index": opened.artifact.uri, "queries": rows})
-    elif queries:
-        print("\n".join(trec_lines(asked, found)))
+        _check(texts, queries, output)
+        # Nothing is printed before all went well; what Ray's core says meanwhile is kept off the screen.
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as answer:
+            with _opened(index, actors, address) as opened:
+                _check_only(opened, only)
+                if queries:
+                    found = search_files(opened, queries, k, only, lang=lang, prompt=prompt)
+                    _answer_queries(opened, found, output, as_json, answer)
+                else:
+                    hits = opened.search(texts or (), k, only, lang=lang, prompt=prompt)
+                    _answer_texts(opened, texts or (), hits, as_json, answer)
+                told = describe(opened, prompt)
+            say(f"ccp-ray: {told}")
+            answer.seek(0)
+            shutil.copyfileobj(answer, sys.stdout)
+
+
+def describe(index: Index, prompt: str) -> str:
+    """What was searched, and how queries were treated."""
+    recall = index.artifact.summary.get("recall")
+    kind = "exact" if index.exact else f"approximate (recall {json.dumps(recall) if recall else 'not measured'})"
+    parts = [f"{index.rows:,} rows", f"{index.metric}, {kind}"]
+    calibrated = index.queries.calibrated
+    parts.append("calibrated by language, queries too" if calibrated else "raw vectors, not calibrated")
+    before = index.artifact.summary["encoding"].get("prompt")
+    if before or prompt:
+        parts.append(f"prompt of the texts {before or ''!r}, of queries {prompt!r}")
+    return f"{index.artifact.uri}: {'; '.join(parts)}"
+
+
+@contextlib.contextmanager
+def _opened(uri: str, actors: int | None, address: str | None) -> Iterator[Index]:
+    """The index in this process, or in actors on a cluster (without an address: on a local Ray)."""
+    if actors is None and address is None:
+        with Index.open(uri) as index:
+            yield index
     else:
-        for (_, text), hits in zip(asked, found, strict=True):
-            print(f"{text}")
-            for rank, hit in enumerate(hits, start=1):
-                print(f"{rank:>4}  {hit.score:.4f}  {hit.lang:<4} {hit.text}  [{hit.id}]")
+        with native_noise_aside(), ray_session(address), Index.open(uri, actors=actors or 0) as index:
+            yield index
 
 
-def trec_lines(asked: list[tuple[str, str]], found: list[list[Hit]]) -> list[str]:
-    """`qid Q0 docid rank score run`, the run format of trec_eval."""
-    return [
-        f"{name} Q0 {hit.id} {rank} {hit.score:.6f} ccp-ray"
-        for (name, _), hits in zip(asked, found, strict=True)
-        for rank, hit in enumerate(hits, start=1)
-    ]
+def _check(texts: Sequence[str] | None, queries: Sequence[str] | None, output: str | None) -> None:
+    if bool(texts) == bool(queries):
+        raise UsageError("say what to search: either TEXT arguments or --queries FILE")
+    if output is not None and not queries:
+        raise UsageError("--output: holds the results of --queries; those of TEXT arguments go to the screen")
+    if output is not None:
+        run_writer(output)  # a wrong ending is told before anything is searched
 
 
-def read_queries(uri: str) -> list[tuple[str, str]]:
-    """(id, text) of each line. Raises DataError naming the first bad line."""
-    out = []
-    for number, line in enumerate(read_uri(uri).splitlines(), start=1):
-        out.append(_query(uri, number, line))
-    if not out:
-        raise DataError(f"{uri}: no queries")
-    return out
+def _check_only(index: Index, only: str | None) -> None:
+    if only is not None and only not in index.languages:
+        raise UsageError(f"--only {only}: no text in this language; the index holds {', '.join(index.languages)}")
 
 
-def _query(uri: str, number: int, line: bytes) -> tuple[str, str]:
-    try:
-        row = json.loads(line)
-        return str(row["id"]), str(row["text"])
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f'{uri}, line {number}: expected a JSON object with "id" and "text"') from None
+def _answer_queries(
+    index: Index, found: Iterable[Answered], output: str | None, as_json: bool, answer: IO[str]
+) -> None:
+    if output is not None:
+        written = write_run((block.hits for block in found), output)
+        if as_json:
+            _json({"index": index.artifact.uri, "output": output} | written._asdict(), answer)
+        else:
+            answer.write(f"{written.hits:,} hits of {written.queries:,} queries at {output}\n")
+    elif as_json:
+        rows = [{"id": name, "hits": hits} for block in found for name, hits in _by_query(block)]
+        _json({"index": index.artifact.uri, "queries": rows}, answer)
+    else:
+        for block in found:
+            answer.writelines(trec_lines(block.hits))
+
+
+def _answer_texts(index: Index, texts: Sequence[str], found: list[list[Hit]], as_json: bool, answer: IO[str]) -> None:
+    if as_json:
+        rows = [{"id": str(n), "hits": [hit._asdict() for hit in hits]} for n, hits in enumerate(found, start=1)]
+        _json({"index": index.artifact.uri, "queries": rows}, answer)
+        return
+    for text, hits in zip(texts, found, strict=True):
+        answer.write(f"{text}\n")
+        for rank, hit in enumerate(hits, start=1):
+            answer.write(f"{rank:>4}  {hit.score:.4f}  {hit.lang:<4} {hit.text}  [{hit.id}]\n")
+
+
+def _by_query(block: Answered) -> Iterable[tuple[str, list[dict[str, object]]]]:
+    hits: dict[str, list[dict[str, object]]] = {name: [] for name in block.queries}
+    for row in block.hits.select(["query", *Hit._fields]).to_pylist():
+        hits[row.pop("query")].append(row)
+    return hits.items()
+
+
+def _json(value: dict[str, object], answer: IO[str]) -> None:
+    answer.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

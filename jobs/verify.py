@@ -12,9 +12,9 @@ import typer
 from ccp_ray.artifact import MANIFEST, Artifact, find_artifact, open_artifact, verify_artifact
 from ccp_ray.documents import find_documents, fingerprint
 from ccp_ray.errors import StoreError
+from ccp_ray.outputs import outputs
 from ccp_ray.storage import open_store
 from jobs.command import AsJson, main, print_json, reported
-from jobs.status import places
 
 _SHOWN = 10
 
@@ -48,7 +48,7 @@ def find_artifacts(uri: str) -> list[Artifact]:
     artifact = find_artifact(uri)
     if artifact is not None:
         return [artifact]
-    below = [place for place in places(open_store(uri)) if open_store(place).size(MANIFEST) is not None]
+    below = [place for place in outputs(open_store(uri)) if open_store(place).size(MANIFEST) is not None]
     return [open_artifact(place) for place in below or [uri]]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -128,11 +129,17 @@ def test_status_of_finished_and_of_half_done_work(small_run: SmallRun, tmp_path:
     shutil.copytree(small_run.embeddings, half)
     (half / "artifact.json").unlink()
     pieces = sorted((half / "_ledger" / "pieces").iterdir())
+    left = 240 - json.loads(pieces[0].read_text())["rows"]
     pieces[0].unlink()
-    result = ccp("status", half)
-    assert result.out == f"unfinished  embeddings   {half}  ({len(pieces) - 1} pieces committed)\n"
+    lines = ccp("status", half).out.splitlines()
+    assert lines[0] == f"unfinished  embeddings   {half}"
+    assert lines[1].split()[:8] == ["pieces", "3", "of", str(len(pieces)), "pieces", str(left), "of", "240"]
+    assert re.fullmatch(r" +last commit .* ago.*", lines[2])
     (row,) = ccp("status", half, "--json").json["status"]
-    assert row == {"uri": str(half), "kind": "embeddings", "state": "unfinished", "committed": {"pieces": 3}}
+    told = {"uri": str(half), "kind": "embeddings", "state": "unfinished", "committed": {"pieces": 3}}
+    assert row.items() >= (told | {"quarantined": 0}).items()
+    figures = {"committed": 3, "planned": 4, "rows": left, "planned_rows": 240}
+    assert row["stages"]["pieces"].items() >= figures.items()
     refused = ccp("verify", half)
     assert refused.code == 2
     assert refused.error == f"{half}: is unfinished; run its job again (expected a finished artifact)"

@@ -14,7 +14,7 @@ from embeddings_factory import one_language, write_embeddings
 from ccp_ray.artifact import Artifact, InputRef, Request, open_output
 from ccp_ray.calibration_config import CalibrationConfig
 from ccp_ray.calibration_fit import fit
-from ccp_ray.embed import EmbedConfig
+from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import DataError, UsageError
 from ccp_ray.patterns import expand

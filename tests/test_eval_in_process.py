@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from ccp_ray.calibration_config import CalibrationConfig
 from ccp_ray.corpus import Corpus
-from ccp_ray.embed import EmbedConfig
+from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import CollapseError
 from eval.context import ContextConfig

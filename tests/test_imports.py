@@ -15,7 +15,8 @@ PACKAGES = ("ccp_ray", "jobs", "eval")
 FORBIDDEN = {"ccp_ray": {"jobs", "eval", "tests"}, "eval": {"jobs", "tests"}, "jobs": {"tests"}}
 # Ray's CPU tasks import these; torch would cost each worker process 2.4 s and 300 MB.
 WITHOUT_TORCH = {
-    *("errors", "config", "storage", "storage_s3", "ledger", "artifact", "pieces", "progress", "session"),
+    *("errors", "config", "storage", "storage_base", "storage_local", "storage_s3", "s3_client", "ledger", "artifact"),
+    *("outputs", "standing", "orphans", "pieces", "progress", "session"),
     *("documents", "sentences", "corpus", "languages", "generate", "tokens"),
 }
 HEAVY = ("torch", "transformers", "deepspeed")

@@ -61,7 +61,7 @@ def oracle(vectors, table, queries, k, lang=None) -> list[list[tuple[str, float]
     found = []
     for query in units.astype(np.float64):
         scored = [
-            (-float(np.dot(row, query)), entry["id"])
+            (-float((row * query).sum()), entry["id"])
             for row, entry in zip(wide, table, strict=True)
             if lang in (None, entry["lang"])
         ]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from boto3.s3.transfer import TransferConfig
 from hypothesis import given
 from hypothesis import strategies as st
 from s3_servers import Bucket
 
-from ccp_ray import storage_s3
+from ccp_ray import s3_client
 from ccp_ray.errors import StoreError, UsageError
-from ccp_ray.storage import LocalStore, absolute_uri, open_store, read_uri, split_uri
+from ccp_ray.storage import TEMPORARY, LocalStore, absolute_uri, open_store, read_uri, split_uri
 
 MIB = 1 << 20
 
@@ -105,8 +108,8 @@ def test_of_many_writers_one_wins_where_the_store_settles_races(root_uri):
 
 def test_conditional_writes_are_probed_once_a_bucket(s3_bucket: Bucket, monkeypatch):
     probes = []
-    probe = storage_s3._probe_if_none_match
-    monkeypatch.setattr(storage_s3, "_probe_if_none_match", lambda *args: probes.append(args) or probe(*args))
+    probe = s3_client._probe_if_none_match
+    monkeypatch.setattr(s3_client, "_probe_if_none_match", lambda *args: probes.append(args) or probe(*args))
     for prefix in ("a", "b", "a"):
         assert open_store(f"{s3_bucket.uri}/{prefix}").conditional_writes() is (s3_bucket.server.name == "moto")
     assert len(probes) == 1
@@ -214,3 +217,112 @@ def test_links_are_followed_and_bad_ones_named(tmp_path):
     (tmp_path / "root" / "zz").symlink_to(tmp_path / "nothing")
     with pytest.raises(StoreError, match="zz: a symbolic link to nothing"):
         keys(store)
+
+
+def test_an_object_is_as_old_as_its_last_write(root_uri):
+    store = open_store(root_uri)
+    before = time.time()
+    store.write("x", b"1")
+    (info,) = store.list()
+    assert before - 2 < info.modified < time.time() + 2  # S3 tells whole seconds
+
+
+@pytest.mark.parametrize("other", ["same", "local"])
+def test_copies_from_another_store(root_uri, tmp_path, other):
+    source, store = (
+        open_store(str(tmp_path / "other") if other == "local" else f"{root_uri}/other"),
+        open_store(root_uri),
+    )
+    data = os.urandom(9 * MIB)
+    source.write("a b/ü", data)
+    store.write("to/x", b"overwritten")
+    store.copy_in(source, "a b/ü", "to/x")
+    assert store.read("to/x") == data
+    source.write("a b/ü", b"written anew: the copy stays what it was")
+    assert store.read("to/x") == data
+    with pytest.raises(FileNotFoundError, match="other/none"):
+        store.copy_in(source, "none", "y")
+    assert keys(store, "to/") == ["to/x"]
+    assert store.size("y") is None
+
+
+def test_copies_from_s3_to_disk(s3_bucket: Bucket, tmp_path):
+    source, store = open_store(f"{s3_bucket.uri}/p"), LocalStore(tmp_path / "store")
+    source.write("x", b"123")
+    store.copy_in(source, "x", "to/x")
+    assert store.read("to/x") == b"123"
+    assert os.listdir(tmp_path / "store" / "to") == ["x"]
+    with pytest.raises(FileNotFoundError, match=f"{s3_bucket.uri}/p/none"):
+        store.copy_in(source, "none", "y")
+
+
+def test_large_copies_on_the_server_are_in_parts(moto_bucket: Bucket, monkeypatch):
+    store, data = open_store(moto_bucket.uri), os.urandom(11 * MIB)
+    store.write("x", data)
+    small_parts = TransferConfig(multipart_threshold=8 * MIB, multipart_chunksize=5 * MIB)
+    monkeypatch.setattr("ccp_ray.storage_s3._COPIES", small_parts)
+    store.copy_in(store, "x", "y")
+    assert store.read("y") == data
+    assert moto_bucket.server.client().head_object(Bucket=moto_bucket.name, Key="y")["ETag"].endswith('-3"')
+
+
+def test_local_copies_share_the_bytes_and_count_as_new(tmp_path, monkeypatch):
+    source, store = LocalStore(tmp_path / "a"), LocalStore(tmp_path / "b")
+    source.write("x", b"123")
+    os.utime(tmp_path / "a" / "x", (1000, 1000))
+    for _ in range(2):  # again: a link to what is there already is no error, and leaves nothing
+        store.copy_in(source, "x", "y")
+        assert (tmp_path / "b" / "y").samefile(tmp_path / "a" / "x")
+        assert next(store.list()).modified > time.time() - 60
+        assert os.listdir(tmp_path / "b") == ["y"]
+
+    def another_file_system(*_):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "link", another_file_system)
+    store.copy_in(source, "x", "z")
+    assert store.read("z") == b"123"
+    assert not (tmp_path / "b" / "z").samefile(tmp_path / "a" / "x")
+    assert sorted(os.listdir(tmp_path / "b")) == ["y", "z"]
+
+
+def test_a_linked_source_is_followed(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "real").write_text("123")
+    (tmp_path / "a" / "x").symlink_to(tmp_path / "real")
+    store = LocalStore(tmp_path / "b")
+    store.copy_in(LocalStore(tmp_path / "a"), "x", "y")
+    assert not (tmp_path / "b" / "y").is_symlink()
+    assert store.read("y") == b"123"
+
+
+def test_leftovers_of_killed_writers(root_uri):
+    store = open_store(root_uri)
+    store.write("a/x", b"1")
+    store.write(f"a/{TEMPORARY}77", b"four")
+    assert keys(store) == ["a/x"]
+    (left,) = store.leftovers()
+    assert (left.key, left.bytes, left.upload) == (f"a/{TEMPORARY}77", 4, "")
+    assert abs(left.modified - time.time()) < 60
+    store.discard(left)
+    store.discard(left)
+    assert list(store.leftovers()) == []
+    assert store.read("a/x") == b"1"
+
+
+def test_unfinished_multipart_uploads_are_leftovers(s3_bucket: Bucket):
+    store, client = open_store(f"{s3_bucket.uri}/p"), s3_bucket.server.client()
+    uploads = {}
+    for key in ("p/big", "other/big"):
+        begun = client.create_multipart_upload(Bucket=s3_bucket.name, Key=key)["UploadId"]
+        client.upload_part(Bucket=s3_bucket.name, Key=key, UploadId=begun, PartNumber=1, Body=bytes(1000))
+        uploads[key] = begun
+    (left,) = store.leftovers()
+    assert (left.key, left.bytes, left.upload) == ("big", 1000, uploads["p/big"])
+    if s3_bucket.server.name == "rclone":  # moto says 2010 of every upload
+        assert abs(left.modified - time.time()) < 60
+    store.discard(left)
+    store.discard(left)
+    assert list(store.leftovers()) == []
+    (other,) = open_store(f"{s3_bucket.uri}/other").leftovers()
+    open_store(f"{s3_bucket.uri}/other").discard(other)

@@ -1,0 +1,56 @@
+"""Take over pieces that an earlier output has committed, so that a grown corpus embeds only what is new.
+
+Pieces are named by what decides their vectors, so an earlier output's piece of the same name is the same piece, whether
+that output was finished or not. Its files are hashed against the earlier ledger entry (about a second a gigabyte),
+copied store to store and committed here. Encoding a gigabyte of vectors takes hours on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from ccp_ray.artifact import JOB, Output, Request
+from ccp_ray.embed_stream import LEDGER
+from ccp_ray.errors import DamagedError, UsageError
+from ccp_ray.ledger import Entry, Ledger, check_file
+from ccp_ray.pieces import run_pieces
+from ccp_ray.storage import Store, absolute_uri, open_store
+
+
+def reuse_pieces(target: Output, names: Collection[str], earlier: Sequence[str]) -> None:
+    """Commit each of the pieces that one of the earlier outputs has, the first that has it.
+
+    Raises UsageError for an earlier output that is none, DamagedError for a piece whose files were altered.
+    """
+    plan: dict[str, Any] = {}
+    for uri in map(absolute_uri, earlier):
+        for name in Ledger(_earlier(uri), LEDGER).committed() & set(names):
+            plan.setdefault(name, {"from": uri, "to": target.uri})
+    if plan:
+        run_pieces(target, "reuse", dict(sorted(plan.items())), _copy)
+
+
+def _earlier(uri: str) -> Store:
+    store = open_store(uri)
+    try:
+        kind = Request.model_validate_json(store.read(JOB)).kind
+    except FileNotFoundError:
+        raise UsageError(f"--reuse {uri}: no embeddings there (no {JOB})") from None
+    except ValueError:
+        raise UsageError(f"--reuse {uri}: {JOB} is damaged, or not written by this program") from None
+    if kind != "embeddings":
+        raise UsageError(f"--reuse {uri}: holds {kind}, expected embeddings")
+    return store
+
+
+def _copy(name: str, job: dict[str, str]) -> Entry:
+    source, target = open_store(job["from"]), open_store(job["to"])
+    entry = Ledger(source, LEDGER).read(name)
+    for record in entry.files:
+        problem = check_file(source, record)
+        if problem:
+            raise DamagedError(f"{problem}; leave {job['from']} out of --reuse, or make it again")
+        target.copy_in(source, record.path, record.path)
+    Ledger(target, LEDGER).commit(name, entry)
+    return Entry(rows=entry.rows)

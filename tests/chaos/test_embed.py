@@ -1,0 +1,150 @@
+"""Embedding killed at every named fault point, its driver, its workers and its raylet; and two runs of one output.
+
+Whatever died, the same command ends with the bytes of an undisturbed run, and no piece is computed again once it is
+committed: neither its entry nor its vectors are written a second time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+from small_recipe import start
+
+from ccp_ray.artifact import MANIFEST, open_artifact, verify_artifact
+from ccp_ray.embed_stream import LEDGER
+from ccp_ray.embeddings import Embeddings
+from ccp_ray.faults import POINTS, VARIABLE
+from ccp_ray.ledger import Ledger
+from ccp_ray.storage import open_store
+
+ROWS, PIECE_ROWS = 80, 2
+IN_WORKERS = ("embed.read", "embed.tokenised", "embed.encoded", "embed.written", "embed.committed")
+IN_DRIVER = ("embed.collected", "artifact.unfinished")
+PATIENCE_S = 120.0
+
+
+def test_every_fault_point_is_killed_at_here():
+    assert {*IN_WORKERS, *IN_DRIVER, "piece.worked"} == set(POINTS)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an encoder and texts, one of which cannot be used."""
+    folder = tmp_path_factory.mktemp("embed")
+    tiny_models.plain_folder(folder / "encoder")
+    lines = [json.dumps({"id": f"d{n:03d}", "text": f"text {chr(97 + n % 26)}" * (1 + n % 4)}) for n in range(ROWS)]
+    (folder / "texts").mkdir()
+    (folder / "texts" / "t.jsonl").write_text("\n".join([*lines, '{"id": "bad", "text": 7}']) + "\n")
+    return folder
+
+
+class Runs:
+    """`ccp-ray embed` as processes, all with the same output."""
+
+    def __init__(self, place: Path, output: Path, log: Path) -> None:
+        self.place, self.output, self.log = place, output, log
+
+    def start(self, **armed: Path) -> subprocess.Popen[bytes]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RAY_"))}
+        faults = ",".join(f"{point.replace('__', '.')}={flag}" for point, flag in armed.items())
+        arguments = ["embed", str(self.place / "encoder"), str(self.place / "texts"), "--output", str(self.output)]
+        settings = [f"piece_rows={PIECE_ROWS}", "precision=fp32", "dtype=float32", "resources.workers=1"]
+        arguments += [part for setting in settings for part in ("--set", setting)]
+        return start(*arguments, environment=clean | ({VARIABLE: faults} if faults else {}), log=self.log)
+
+    def finish(self) -> None:
+        assert self.start().wait(PATIENCE_S) == 0, self.log.read_text()[-3000:]
+
+    def reached(self, flag: Path, process: subprocess.Popen[bytes]) -> tuple[int, int]:
+        """(process at the point, its parent)."""
+        give_up = time.monotonic() + PATIENCE_S
+        while not flag.exists():
+            assert process.poll() is None, f"ended before {flag.name}:\n{self.log.read_text()[-3000:]}"
+            assert time.monotonic() < give_up, self.log.read_text()[-3000:]
+            time.sleep(0.02)
+        worker, parent = map(int, flag.read_text().split())
+        return worker, parent
+
+    def committed(self) -> dict[str, tuple[int, ...]]:
+        """When each committed piece's entry and files were written."""
+        ledger = Ledger(open_store(str(self.output)), LEDGER)
+        return {name: self._times(name, ledger) for name in ledger.committed()}
+
+    def _times(self, name: str, ledger: Ledger) -> tuple[int, ...]:
+        paths = [f"{LEDGER}/{name}.json", *(record.path for record in ledger.read(name).files)]
+        return tuple((self.output / path).stat().st_mtime_ns for path in paths)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place: Path) -> bytes:
+    """The manifest of a run that nobody disturbed; its output is moved aside, for a manifest names places."""
+    runs = Runs(place, place / "out", place / "undisturbed.log")
+    runs.finish()
+    manifest = (place / "out" / MANIFEST).read_bytes()
+    (place / "out").rename(place / "undisturbed")
+    return manifest
+
+
+@pytest.fixture
+def runs(place: Path, undisturbed: bytes, tmp_path: Path) -> Iterator[Runs]:
+    yield Runs(place, place / "out", tmp_path / "log")
+    shutil.rmtree(place / "out", ignore_errors=True)
+
+
+def check(runs: Runs, undisturbed: bytes) -> None:
+    artifact = open_artifact(str(runs.output))
+    assert (runs.output / MANIFEST).read_bytes() == undisturbed
+    assert verify_artifact(artifact) == []
+    ids = [row["id"] for _, table in Embeddings.open(artifact.uri) for row in table.to_pylist()]
+    assert ids == [f"d{n:03d}" for n in range(ROWS)]
+    assert artifact.summary["quarantined"] == 1
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("victim", ["driver", "raylet"])
+def test_killed_at_each_point_and_run_again(runs: Runs, undisturbed: bytes, tmp_path: Path, victim: str) -> None:
+    points = ("piece.worked", *IN_WORKERS) if victim == "raylet" else ("piece.worked", *IN_WORKERS, *IN_DRIVER)
+    before: dict[str, tuple[int, ...]] = {}
+    for point in points:
+        flag = tmp_path / point
+        process = runs.start(**{point.replace(".", "__"): flag})
+        _, parent = runs.reached(flag, process)
+        os.kill(process.pid if victim == "driver" else parent, signal.SIGKILL)
+        assert process.wait(PATIENCE_S) != 0
+        now = runs.committed()
+        assert before.items() <= now.items(), point
+        before = now
+    assert len(before) == ROWS // PIECE_ROWS or victim == "raylet"
+    runs.finish()
+    assert before.items() <= runs.committed().items()
+    check(runs, undisturbed)
+
+
+@pytest.mark.timeout(600)
+def test_workers_killed_at_each_point_are_replaced_within_the_run(runs: Runs, undisturbed: bytes, tmp_path: Path):
+    armed = {point.replace(".", "__"): tmp_path / point for point in IN_WORKERS}
+    process = runs.start(**armed)
+    for flag in armed.values():
+        worker, _ = runs.reached(flag, process)
+        os.kill(worker, signal.SIGKILL)
+    assert process.wait(PATIENCE_S) == 0, runs.log.read_text()[-3000:]
+    check(runs, undisturbed)
+
+
+@pytest.mark.timeout(600)
+def test_two_runs_of_one_output_share_the_work(runs: Runs, undisturbed: bytes, place: Path, tmp_path: Path) -> None:
+    other = Runs(place, runs.output, tmp_path / "other.log")
+    processes: list[subprocess.Popen[Any]] = [runs.start(), other.start()]
+    codes = [process.wait(PATIENCE_S) for process in processes]
+    assert codes == [0, 0], runs.log.read_text()[-2000:] + other.log.read_text()[-2000:]
+    check(runs, undisturbed)

@@ -1,0 +1,241 @@
+"""Embedding: every row once and in its place, poison rows too; what is committed is not computed again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+
+from ccp_ray import embed_stream
+from ccp_ray.artifact import Artifact, Output, Request, open_output
+from ccp_ray.embed import embed
+from ccp_ray.embed_config import EmbedConfig, EmbedResources
+from ccp_ray.embed_stream import LEDGER, Encode, Tokenise, commit_piece
+from ccp_ray.embeddings import Embeddings
+from ccp_ray.encoder import Encoder
+from ccp_ray.errors import DamagedError, DataError, StoreError, UsageError, raise_carried
+from ccp_ray.ledger import Entry, Ledger, check_file
+from ccp_ray.storage import LocalStore
+
+CONFIG = EmbedConfig(precision="fp32", dtype="float32", piece_rows=7, max_bad_share=0.5)
+POISON: list[tuple[str, str, bool]] = [
+    ("empty", json.dumps({"id": "empty", "text": ""}), False),
+    ("blank", json.dumps({"id": "blank", "text": " \n\t "}), False),
+    ("surrogate", '{"id": "surrogate", "text": "a \\ud800 b"}', False),
+    ("number", json.dumps({"id": "number", "text": 7}), False),
+    ("long", json.dumps({"id": "long", "text": "ab " * 3_500_000}), True),  # 10.5 MB
+    ("control", json.dumps({"id": "control", "text": "a\x00b\x07\x1b[31mc\x7f"}), True),
+    ("emoji", json.dumps({"id": "emoji", "text": "😀😀👩‍👩‍👧‍👦🏳️‍🌈"}, ensure_ascii=False), True),
+    ("pair", json.dumps({"id": "pair", "text": "😀"}), True),  # escaped as two surrogates: one character
+]
+
+
+def line(number: int, words: str = "some words") -> str:
+    lang = "en" if number % 2 else "de"
+    return json.dumps({"id": f"d{number:03d}", "lang": lang, "text": f"{words} {number % 5} " * 3})
+
+
+def write(folder: Path, name: str, lines: list[str]) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> str:
+    return str(tiny_models.plain_folder(tmp_path_factory.mktemp("encoder")))
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+    write(folder, "a.jsonl", [line(n) for n in range(20)])
+    write(folder, "b.jsonl", [row for _, row, _ in POISON])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(ray_local, encoder, texts, tmp_path_factory) -> Artifact:
+    return embed(encoder, str(texts), str(tmp_path_factory.mktemp("whole") / "embeddings"), CONFIG)
+
+
+def rows_of(artifact: Artifact) -> tuple[np.ndarray, list[dict[str, str]]]:
+    pieces = list(Embeddings.open(artifact.uri))
+    return np.concatenate([vectors for vectors, _ in pieces]), [row for _, table in pieces for row in table.to_pylist()]
+
+
+def test_each_row_has_its_own_vector_and_poison_is_embedded_or_put_aside_never_lost(whole, encoder):
+    vectors_ND, rows = rows_of(whole)
+    kept = [name for name, _, good in POISON if good]
+    assert [row["id"] for row in rows] == [f"d{n:03d}" for n in range(20)] + kept
+    expected_ND = Encoder.load(encoder).encode([row["text"] for row in rows])
+    np.testing.assert_allclose(vectors_ND, expected_ND, rtol=1e-5, atol=1e-6)
+    assert whole.summary["quarantined"] == len(POISON) - len(kept)
+    assert whole.summary["rows"] + whole.summary["quarantined"] == 20 + len(POISON)
+    put_aside = b"".join(whole.read(f.path) for f in whole.files if f.path.startswith("quarantine/"))
+    reasons = [json.loads(row)["reason"] for row in put_aside.splitlines()]
+    assert len(reasons) == whole.summary["quarantined"]
+    for words in ('"text" is empty', "lone surrogate", '"text" is int'):
+        assert any(words in reason for reason in reasons), (words, reasons)
+    assert whole.summary["truncated"] >= 1
+
+
+def test_a_grown_corpus_embeds_only_what_is_new(whole, encoder, texts, tmp_path):
+    shutil.copytree(texts, tmp_path / "texts")
+    write(tmp_path / "texts", "0-before.jsonl", [line(n, "new words") for n in range(100, 110)])
+    grown = embed(encoder, str(tmp_path / "texts"), str(tmp_path / "grown"), CONFIG, reuse=[whole.uri])
+    before, now = Ledger(whole.store, LEDGER).committed(), Ledger(grown.store, LEDGER).committed()
+    assert Ledger(grown.store, "_ledger/reuse").committed() == before
+    assert before < now
+    new = [Ledger(grown.store, LEDGER).read(name) for name in now - before]
+    assert sum(entry.rows for entry in new) == 10
+    vectors_ND, rows = rows_of(grown)
+    assert [row["id"] for row in rows[:10]] == [f"d{n}" for n in range(100, 110)]
+    old_ND, old = rows_of(whole)
+    assert rows[10:] == old
+    np.testing.assert_array_equal(vectors_ND[10:], old_ND)
+    np.testing.assert_allclose(
+        vectors_ND[:10], Encoder.load(encoder).encode([row["text"] for row in rows[:10]]), rtol=1e-5, atol=1e-6
+    )
+    assert all(check_file(grown.store, record) is None for record in grown.files)
+
+
+# Without Ray: the three operators of the stream, called one after the other.
+
+
+@pytest.fixture
+def output(tmp_path) -> Output:
+    opened = open_output(str(tmp_path / "out"), Request(kind="embeddings", config={"dtype": "float32"}))
+    assert isinstance(opened, Output)
+    return opened
+
+
+@pytest.fixture
+def piece(tmp_path, texts) -> dict[str, Any]:
+    """Rows in a parquet object, as the plan names them."""
+    import hashlib
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [json.loads(line(n)) for n in range(9)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    sha256 = hashlib.sha256((tmp_path / "rows.parquet").read_bytes()).hexdigest()
+    return {"name": "p", "uri": str(tmp_path), "key": "rows.parquet", "rows": 6, "sha256": sha256}
+
+
+def through(piece: dict[str, Any], encoder: str, output: Output, config: EmbedConfig = CONFIG) -> dict[str, Any]:
+    settings = config.model_dump_json()
+    row = Tokenise(encoder, settings, output.uri)(dict(piece))
+    return commit_piece(Encode(encoder, settings, output.uri)(row), output.uri)
+
+
+def test_a_piece_is_its_first_rows_and_its_files_are_named_by_their_content(piece, encoder, output):
+    done = through(piece, encoder, output)
+    entry = Entry.model_validate_json(done["entry"])
+    assert entry == Ledger(output.store, LEDGER).read("p")
+    assert entry.rows == 6
+    vectors_ND = np.load(Path(output.uri, entry.info["vectors"]))
+    expected_ND = Encoder.load(encoder).encode([json.loads(line(n))["text"] for n in range(6)])
+    np.testing.assert_allclose(vectors_ND, expected_ND, rtol=1e-5, atol=1e-6)
+    for record in entry.files:
+        assert record.sha256[:12] in record.path
+
+
+def test_what_another_run_committed_meanwhile_is_neither_read_nor_encoded(piece, encoder, output, monkeypatch):
+    standing = Entry(rows=6, info={"by": "another run"})
+    settings = CONFIG.model_dump_json()
+    tokenise, encode = Tokenise(encoder, settings, output.uri), Encode(encoder, settings, output.uri)
+    tokenised = tokenise(dict(piece))
+    encoded = encode(dict(tokenised))
+    Ledger(output.store, LEDGER).commit("p", standing)
+    monkeypatch.setattr(embed_stream, "read_rows", lambda piece: pytest.fail("read again"))
+    monkeypatch.setattr(encode.encoder, "encode_tokens", lambda *a: pytest.fail("encoded again"))
+    assert Entry.model_validate_json(tokenise(dict(piece))["entry"]) == standing
+    assert Entry.model_validate_json(encode(dict(tokenised))["entry"]) == standing
+    late = commit_piece(encoded, output.uri)  # both had it under way: the first entry stands
+    assert Entry.model_validate_json(late["entry"]) == standing
+
+
+def test_a_writer_whose_bits_differ_leaves_the_files_of_a_committed_piece_alone(piece, encoder, output):
+    settings = CONFIG.model_dump_json()
+    row = Encode(encoder, settings, output.uri)(Tokenise(encoder, settings, output.uri)(dict(piece)))
+    other = dict(row)
+    vectors = np.frombuffer(row["vectors"], dtype=np.float32).copy()
+    vectors[0] = np.nextafter(vectors[0], 2)
+    other["vectors"] = vectors.tobytes()
+    first = Entry.model_validate_json(commit_piece(row, output.uri)["entry"])
+    assert Entry.model_validate_json(commit_piece(other, output.uri)["entry"]) == first
+    assert [check_file(output.store, record) for record in first.files] == [None, None]
+
+
+@pytest.mark.parametrize(("change", "words"), [("flip", "checksum does not match"), ("remove", "missing")])
+def test_altered_texts_are_refused_by_name(piece, encoder, output, change, words):
+    path = Path(piece["uri"], piece["key"])
+    if change == "flip":
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    else:
+        path.unlink()
+    done = through(piece, encoder, output)
+    with pytest.raises(DataError, match=rf"rows\.parquet: {words}"):
+        raise_carried(done["error"])
+    assert Ledger(output.store, LEDGER).committed() == set()
+
+
+def test_a_vector_that_is_not_finite_names_its_row_and_is_not_committed(piece, encoder, output):
+    settings = CONFIG.model_dump_json()
+    encode = Encode(encoder, settings, output.uri)
+    with torch.no_grad():
+        encode.encoder.model.embeddings.word_embeddings.weight.fill_(float("nan"))
+    done = commit_piece(encode(Tokenise(encoder, settings, output.uri)(dict(piece))), output.uri)
+    with pytest.raises(DataError, match="no finite vector for d000; check its weights"):
+        raise_carried(done["error"])
+    assert list(output.store.list("vectors/")) == []
+
+
+@pytest.mark.parametrize("without", ["tokenizer", "weights"])
+def test_an_encoder_without_a_part_travels_as_an_error_not_as_a_crash(piece, encoder, output, tmp_path, without):
+    broken = tmp_path / "broken"
+    pattern = "tokenizer*" if without == "tokenizer" else "*.safetensors"
+    shutil.copytree(encoder, broken, ignore=shutil.ignore_patterns(pattern))
+    with pytest.raises(UsageError, match=without):
+        raise_carried(through(piece, str(broken), output)["error"])
+
+
+def test_a_store_that_forbids_writing_is_an_error_in_words(piece, encoder, output, monkeypatch):
+    def refuse(self: LocalStore, key: str, data: bytes) -> None:
+        raise StoreError(f"cannot write {self.uri(key)}: permission denied")
+
+    settings = CONFIG.model_dump_json()
+    row = Encode(encoder, settings, output.uri)(Tokenise(encoder, settings, output.uri)(dict(piece)))
+    monkeypatch.setattr(LocalStore, "write", refuse)
+    with pytest.raises(StoreError, match="permission denied"):
+        raise_carried(commit_piece(row, output.uri)["error"])
+
+
+def test_reuse_of_what_is_no_embedding_or_was_altered_is_refused(whole, encoder, texts, tmp_path, small_run):
+    with pytest.raises(UsageError, match=r"--reuse .*nothing.*no embeddings there"):
+        embed(encoder, str(texts), str(tmp_path / "a"), CONFIG, reuse=[str(tmp_path / "nothing")])
+    with pytest.raises(UsageError, match="holds corpus, expected embeddings"):
+        embed(encoder, str(texts), str(tmp_path / "b"), CONFIG, reuse=[small_run.corpus])
+    altered = tmp_path / "altered"
+    shutil.copytree(whole.uri, altered)
+    victim = next((altered / "vectors").iterdir())
+    data = bytearray(victim.read_bytes())
+    data[-1] ^= 1
+    victim.write_bytes(data)
+    with pytest.raises(DamagedError, match=rf"{victim.name}: checksum.*leave .* out of --reuse"):
+        embed(encoder, str(texts), str(tmp_path / "c"), CONFIG, reuse=[str(altered)])
+
+
+def test_workers_least_and_most_are_in_order():
+    assert EmbedResources.model_validate({"workers": [1, 4]}).workers == (1, 4)
+    with pytest.raises(ValueError, match="1 <= min <= max"):
+        EmbedResources.model_validate({"workers": [4, 1]})
