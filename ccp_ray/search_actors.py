@@ -55,7 +55,8 @@ class ShardActors:
             _, waiting = ray.wait(opening, num_returns=len(opening), timeout=_PATIENCE_S)
             if waiting:
                 free = int(ray.available_resources().get("CPU", 0))
-                say(f"search: {len(waiting)} of {len(opening)} actors are opening shards or wait for a CPU ({free} free)")
+                told = f"{len(waiting)} of {len(opening)} actors are opening shards or wait for a CPU"
+                say(f"search: {told} ({free} free)")
             self.languages: set[str] = set().union(*self._gather(opening))
         except BaseException:
             self.close()

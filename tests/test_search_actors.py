@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import flip
+import tiny_models
+from command_line import ccp, flip
 from hypothesis import given
 from hypothesis import strategies as st
 from index_factory import build, queries, rows
@@ -17,6 +18,7 @@ from index_factory import build, queries, rows
 from ccp_ray import search_actors
 from ccp_ray.artifact import Artifact
 from ccp_ray.errors import DamagedError, UsageError
+from ccp_ray.model_source import model_reference
 from ccp_ray.search import Index
 from ccp_ray.search_actors import ShardActors, deal
 
@@ -48,6 +50,14 @@ def test_an_altered_shard_is_refused_by_name(ray_local, tmp_path):
     flip(Path(built.uri, "shards/shard-00001.faiss"))
     with pytest.raises(DamagedError, match=r"shard-00001\.faiss: altered or damaged"):
         Index.open(built.uri, actors=2)
+
+
+def test_the_command_searches_by_actors(ray_local, tmp_path):
+    encoder = model_reference("encoder", str(tiny_models.plain_folder(tmp_path / "encoder"))).model_dump()
+    built = build(tmp_path / "index", *rows(40), 2, encoder=encoder)
+    here, there = (ccp("search", built.uri, "abc", "de", "-k", 3, *more) for more in ([], ["--actors", 1]))
+    assert (there.code, there.out) == (0, here.out)
+    assert here.out.splitlines()[0] == "abc"
 
 
 def test_two_actors_give_the_hits_of_one_process(by_actors, built, monkeypatch):
