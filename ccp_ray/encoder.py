@@ -35,7 +35,9 @@ from ccp_ray.text_reader import (
     text_settings,
 )
 
-_BUDGET = {"cpu": 1024, "cuda": 16_384}  # padded tokens: a core's cache, a GPU's width
+# Padded tokens a forward pass. On a core of an EPYC, 6 x 384 encoder: 8192 costs 16 % (bf16) to 23 % (fp32) more than
+# 1024, whose activations stay in its cache. A GPU wants wide products.
+_BUDGET = {"cpu": 1024, "cuda": 16_384}
 
 
 class Encoder:
