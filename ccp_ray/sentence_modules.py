@@ -36,10 +36,14 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {name: getattr(nn, name) for name in (
 
 
 class SentenceModules(NamedTuple):
-    """How token vectors become a text's vector. Several poolings stand side by side."""
+    """How token vectors become a text's vector. Several poolings stand side by side.
+
+    pools_prompt: False for a folder that leaves the tokens of a prompt out, which is not supported.
+    """
 
     pooling: Pooling | tuple[Pooling, ...] = "cls"
     steps: tuple[nn.Module, ...] = ()
+    pools_prompt: bool = True
 
     def width(self, hidden: int) -> int:
         """Dimensions of the vectors, of a model with `hidden`. Raises UsageError where a step does not fit."""
@@ -104,10 +108,10 @@ class Normalize(nn.Module):
         return nn.functional.normalize(vectors_BD, dim=1)
 
 
-def read_modules(folder: Path, prompt: str = "") -> SentenceModules:
+def read_modules(folder: Path) -> SentenceModules:
     """The folder's modules, in fp32; a plain Hugging Face folder pools the first token, as CCP does.
 
-    prompt: what stands before texts; a folder that pools without its tokens is refused. Raises UsageError.
+    Raises UsageError, naming what is not understood.
     """
     path = folder / "modules.json"
     if not path.is_file():
@@ -118,9 +122,10 @@ def read_modules(folder: Path, prompt: str = "") -> SentenceModules:
         raise UsageError(
             f"{path}: expected a Transformer in the folder itself, then Pooling, found {', '.join(kinds) or 'nothing'}"
         )
-    pooling = _read_pooling(folder / listed[1][1] / "config.json", prompt)
+    config = folder / listed[1][1] / "config.json"
+    spec = read_json(config)
     steps = [_read_step(path, kind, folder / place) for kind, place in listed[2:] if kind != "Dropout"]
-    return SentenceModules(pooling, tuple(steps))
+    return SentenceModules(_read_pooling(config, spec), tuple(steps), bool(spec.get("include_prompt", True)))
 
 
 def _kind(path: Path, step: dict[str, Any]) -> tuple[str, str]:
@@ -133,8 +138,7 @@ def _kind(path: Path, step: dict[str, Any]) -> tuple[str, str]:
     return kind, str(step.get("path", ""))
 
 
-def _read_pooling(path: Path, prompt: str) -> Pooling | tuple[Pooling, ...]:
-    spec = read_json(path)
+def _read_pooling(path: Path, spec: dict[str, Any]) -> Pooling | tuple[Pooling, ...]:
     unknown = {key for key, on in spec.items() if key.startswith("pooling_mode_") and on} - set(_SWITCHES)
     switched = [mode for key, mode in _SWITCHES.items() if spec.get(key)]
     named = spec.get("pooling_mode", switched or ["mean"])  # sentence-transformers' own default
@@ -142,10 +146,6 @@ def _read_pooling(path: Path, prompt: str) -> Pooling | tuple[Pooling, ...]:
     unknown |= set(modes) - set(POOLINGS)
     if unknown or not modes:
         raise UsageError(f"{path}: pooling {', '.join(sorted(unknown))} is unknown; known are {', '.join(POOLINGS)}")
-    if prompt and not spec.get("include_prompt", True):
-        raise UsageError(
-            f"{path}: include_prompt false (pooling without the prompt) is not supported; embed with an empty prompt"
-        )
     return modes[0] if len(modes) == 1 else modes
 
 
@@ -202,7 +202,7 @@ def write_modules(folder: Path, modules: SentenceModules, hidden: int, max_token
         for i, (path, kind) in enumerate(steps)
     ]
     _write_json(folder / "modules.json", listed)
-    _write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": hidden} | _pooling(modules.pooling))
+    _write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": hidden} | _pooling(modules))
     for (path, _), step in zip(steps[2:], modules.steps, strict=True):
         if isinstance(step, Dense | LayerNorm):
             _write_json(folder / path / "config.json", step.config())
@@ -214,11 +214,13 @@ def write_modules(folder: Path, modules: SentenceModules, hidden: int, max_token
         _write_json(folder / "config_sentence_transformers.json", spec)
 
 
-def _pooling(pooling: Pooling | tuple[Pooling, ...]) -> dict[str, Any]:
+def _pooling(modules: SentenceModules) -> dict[str, Any]:
     """Switches, which every version reads, for what training makes; the newer key for the others."""
-    if pooling in ("cls", "mean"):
-        return {"pooling_mode_cls_token": pooling == "cls", "pooling_mode_mean_tokens": pooling == "mean"}
-    return {"pooling_mode": pooling}
+    prompt = {} if modules.pools_prompt else {"include_prompt": False}
+    if modules.pooling in ("cls", "mean"):
+        switches = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
+        return {name: modules.pooling == mode for name, mode in switches.items()} | prompt
+    return {"pooling_mode": modules.pooling} | prompt
 
 
 def _write_json(path: Path, values: Any, indent: int | None = 1) -> None:

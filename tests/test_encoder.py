@@ -85,6 +85,10 @@ def test_rows_come_back_in_their_order(tiny, texts, budget):
     np.testing.assert_allclose(tiny.encode(texts, budget), one_by_one, atol=1e-5)
 
 
+def test_a_budget_is_the_devices_unless_asked_for(tiny):
+    assert (tiny.budget(), tiny.budget(77), tiny.budget(10**6)) == (1024, 77, 10**6)
+
+
 def test_no_texts_give_no_vectors(tiny):
     assert tiny.tokenize([]) == ([], 0)
     assert tiny.encode([]).shape == (0, 16)

@@ -104,6 +104,18 @@ def test_a_prompt_without_a_default_stands_before_no_text(plain, tmp_path):
     assert tokenizer_of(str(tmp_path)).prompt == ""
 
 
+def test_a_pooling_without_the_prompt_is_refused_only_with_a_prompt(plain, tmp_path):
+    build(plain, tmp_path / "st")
+    change(tmp_path / "st", "1_Pooling/config.json", include_prompt=False)
+    ours = agree(SentenceTransformer(str(tmp_path / "st"), device="cpu"), tmp_path / "st")
+    with pytest.raises(UsageError, match="include_prompt"):
+        ours.encode(TEXTS, prompt="ask: ")
+    with pytest.raises(UsageError, match="include_prompt"):
+        Encoder.load(str(tmp_path / "st"), prompt="ask: ")
+    ours.save(tmp_path / "ours")
+    assert not read_modules(tmp_path / "ours").pools_prompt
+
+
 @pytest.mark.parametrize("lower", [False, True])
 def test_lower_casing_and_truncation(plain, tmp_path, lower):
     theirs = build(plain, tmp_path, transformer={"do_lower_case": lower, "max_seq_length": 7})
@@ -245,4 +257,4 @@ def test_pooling_as_old_and_new_releases_write_it(tmp_path, spec, expected):
     package = "sentence_transformers.models"
     listed = [{"type": f"{package}.Transformer", "path": ""}, {"type": f"{package}.Pooling", "path": "1_Pooling"}]
     (tmp_path / "modules.json").write_text(json.dumps(listed))
-    assert read_modules(tmp_path) == (expected, ())
+    assert read_modules(tmp_path) == (expected, (), True)
