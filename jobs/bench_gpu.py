@@ -17,8 +17,9 @@ import torch
 import transformers
 
 from ccp_ray.batching import Tokens
-from ccp_ray.encoder import Encoder, tokenizer_of
+from ccp_ray.encoder import Encoder
 from ccp_ray.hardware import device
+from ccp_ray.text_reader import tokenizer_of
 from jobs.bench_figures import Figure, report
 
 XLM_R_BASE: dict[str, Any] = {
@@ -38,11 +39,11 @@ def gpu_bench(
     source: str, texts: Sequence[str], rounds: int, shape: dict[str, Any] | None = None, side: int = 8192
 ) -> dict[str, Any]:
     """The figures, on this process's device. shape: XLMRobertaConfig; side: of the square products, in elements."""
-    tokenizer, longest = tokenizer_of(source)
+    reader = tokenizer_of(source)
     torch.manual_seed(0)
     config = transformers.XLMRobertaConfig(**(shape or XLM_R_BASE))
     model = transformers.XLMRobertaModel(config, add_pooling_layer=False).to(device(), torch.bfloat16).eval()
-    encoder = Encoder(model, tokenizer, max_tokens=longest)
+    encoder = Encoder(model, reader.tokenizer, max_tokens=reader.max_tokens)
     rows, _ = encoder.tokenize(texts)
     seconds = {budget: _seconds(encoder, rows, budget, rounds) for budget in _BUDGETS}
     budget = min(seconds, key=seconds.__getitem__)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ccp_ray.artifact import Artifact
-from ccp_ray.embed import EmbedConfig, embed
+from ccp_ray.embed import embed
+from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.session import machine_cpus, ray_session
 from ccp_ray.storage import open_store
 from jobs.bench_figures import Figure, interleaved, median, median_ratio, report
@@ -30,8 +31,8 @@ _JOB, _S3, _BARE = "job, local", "job, S3", "bare loop"
 
 def job_bench(source: str, texts: Texts, rounds: int, folder: Path) -> dict[str, Any]:
     """The figures. folder: for texts and outputs."""
-    from ccp_ray.encoder import tokenize, tokenizer_of
     from ccp_ray.hardware import resolve
+    from ccp_ray.text_reader import tokenizer_of
 
     workers = machine_cpus()
     config = EmbedConfig(piece_rows=piece_rows(len(texts.rows), workers))
@@ -48,11 +49,10 @@ def job_bench(source: str, texts: Texts, rounds: int, folder: Path) -> dict[str,
 
     with s3_bucket("rclone", folder / "s3") as bucket, ray_session():
         open_store(bucket).upload(file, file.name)
-        tokenizer, longest = tokenizer_of(source)
-        rows, _ = tokenize(tokenizer, texts.texts, longest)
+        rows, _ = tokenizer_of(source).tokenize(texts.texts)
         starts = range(0, len(rows), config.piece_rows)
         pieces = [stored(rows[start : start + config.piece_rows]) for start in starts]
-        bare = Workers(workers, source, resolve(config.precision))
+        bare = Workers(min(workers, len(pieces)), source, resolve(config.precision))
         contenders = {
             _BARE: lambda: bare.encode_tokens(pieces, config.token_budget),
             _JOB: job(str(file), str(folder / "local")),

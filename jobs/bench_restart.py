@@ -1,14 +1,13 @@
 """The restart of a half-finished job in the bench: seconds until it is known which of its pieces are left.
 
 An output as `embed` leaves it when it is killed: the request, a plan of pieces, and ledger entries of every other one,
-each with the files and counts that a real entry has. Timed is what a new run does first: open the output, look for its
-plan, list the ledger. On local disk, and on `rclone serve s3` on loopback.
+each with the files and counts that a real entry has. Timed is what a new run does with a plan: open the output, and
+`outstanding`, which leaves the plan there and lists the ledger. On local disk, and on `rclone serve s3` on loopback.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 from ccp_ray.artifact import Artifact, InputRef, Output, Request, open_output
 from ccp_ray.errors import CcpError
 from ccp_ray.ledger import Entry, FileRecord, Ledger
+from ccp_ray.pieces import outstanding
 from jobs.bench_figures import Figure, interleaved, median, report
 from jobs.loopback import s3_bucket
 
@@ -57,7 +57,7 @@ def _request() -> Request:
 
 def _half_done(root: str, names: list[str]) -> None:
     output = _opened(root)
-    output.store.write(f"_plan/{_STAGE}.json", json.dumps({"pieces": dict.fromkeys(names, _ROWS)}).encode())
+    outstanding(output, _STAGE, dict.fromkeys(names, _ROWS))
     ledger = Ledger(output.store, f"_ledger/{_STAGE}")
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(lambda name: ledger.commit(name, _entry(name)), names[::2]))
@@ -72,12 +72,9 @@ def _entry(name: str) -> Entry:
 
 def _seconds(root: str, names: list[str]) -> float:
     started = time.perf_counter()
-    output = _opened(root)
-    planned = json.loads(output.store.read(f"_plan/{_STAGE}.json"))["pieces"]
-    committed = Ledger(output.store, f"_ledger/{_STAGE}").committed()
-    left = [name for name in planned if name not in committed]
+    left = outstanding(_opened(root), _STAGE, dict.fromkeys(names, _ROWS))
     seconds = time.perf_counter() - started
-    if left != names[1::2]:
+    if sorted(left) != names[1::2]:
         raise CcpError(f"{root}: {len(left)} pieces are said to be left, expected {len(names) // 2}")
     return seconds
 

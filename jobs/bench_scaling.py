@@ -19,7 +19,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from ccp_ray.embed import EmbedConfig, EmbedResources, embed
+from ccp_ray.embed import embed
+from ccp_ray.embed_config import EmbedConfig, EmbedResources
 from ccp_ray.progress import say
 from ccp_ray.session import machine_cpus, ray_session
 from eval.plots import Line, line_chart

@@ -31,7 +31,7 @@ class Worker:
         """Tokenised and encoded: vectors [N, D] in the order of the texts."""
         return self.encoder.encode(texts)
 
-    def tokens(self, flat_T: NDArray[np.int32], lengths_N: NDArray[np.int64], budget: int) -> int:
+    def tokens(self, flat_T: NDArray[np.int32], lengths_N: NDArray[np.int64], budget: int | None) -> int:
         """Encoded and left there: nothing but the number of rows goes back."""
         rows = np.split(flat_T.astype(np.int64), np.cumsum(lengths_N)[:-1])
         return len(self.encoder.encode_tokens(rows, budget))
@@ -55,7 +55,7 @@ class Workers:
         vectors = list(self._pool.map(lambda actor, piece: actor.texts.remote(piece), pieces))
         return vectors, time.perf_counter() - started
 
-    def encode_tokens(self, pieces: Sequence[tuple[Any, Any]], budget: int) -> float:
+    def encode_tokens(self, pieces: Sequence[tuple[Any, Any]], budget: int | None) -> float:
         """Seconds for pieces of tokens that lie in Ray's object store (`stored`)."""
         started = time.perf_counter()
         list(self._pool.map(lambda actor, piece: actor.tokens.remote(*piece, budget), pieces))
