@@ -25,6 +25,7 @@ from ccp_ray.errors import DamagedError
 from ccp_ray.storage import LocalStore, Store
 
 _CHUNK = 8 << 20
+_FETCHES = 2
 
 
 class FileRecord(StrictModel):
@@ -124,10 +125,15 @@ def put_folder(store: Store, folder: Path, prefix: str = "") -> list[FileRecord]
 def verified_copy(store: Store, record: FileRecord, cache: Path) -> Path:
     """A local file with the object's bytes (the file itself, or a copy below `cache`), hashed against its record.
 
-    Raises DamagedError naming the object if they differ. Cost: about a second a gigabyte.
+    A copy that differs is fetched once more: it may have been damaged on the way, or in the cache. Raises DamagedError
+    naming the object if the bytes still differ. Cost: about a second a gigabyte.
     """
-    path = store.local_path(record.path, cache, record.sha256)
-    problem = check_file(LocalStore(path.parent), record.model_copy(update={"path": path.name}))
+    for _ in range(_FETCHES):
+        path = store.local_path(record.path, cache, record.sha256)
+        problem = check_file(LocalStore(path.parent), record.model_copy(update={"path": path.name}))
+        if problem is None or not path.is_relative_to(cache):
+            break
+        path.unlink()
     if problem:
         raise DamagedError(f"{store.uri(record.path)}: altered or damaged ({problem}); make this artifact again")
     return path

@@ -23,7 +23,9 @@ from ccp_ray.storage_base import TEMPORARY
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-PRECONDITION = {"412", "PreconditionFailed", "ConditionalRequestConflict"}
+CONFLICT = "ConditionalRequestConflict"
+PRECONDITION = {"412", "PreconditionFailed"}
+_CONNECT_S, _READ_S = 10.0, 60.0
 
 # What decides which endpoint and which credentials a client uses. A change of any of them needs another client.
 _CHAIN = (
@@ -55,8 +57,8 @@ def _new_client() -> S3Client:
     session = boto3.session.Session()  # boto3's default session would keep the first credentials it saw
     config = Config(
         retries={"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", "8"))},
-        connect_timeout=10,
-        read_timeout=60,
+        connect_timeout=_CONNECT_S,
+        read_timeout=_READ_S,
         max_pool_connections=32,
         # Endpoints other than AWS often refuse the newer default of a trailing checksum.
         request_checksum_calculation="when_required",
@@ -86,7 +88,7 @@ def _probe_if_none_match(s3: S3Client, bucket: str, prefix: str) -> bool:
         s3.put_object(Bucket=bucket, Key=key, Body=b"2", IfNoneMatch="*")
         return False
     except ClientError as error:
-        if error_code(error) in PRECONDITION:
+        if error_code(error) in (*PRECONDITION, CONFLICT):
             return True
         if error_code(error) in ("NotImplemented", "501"):
             return False

@@ -48,7 +48,10 @@ class Store(ABC):
 
     @abstractmethod
     def write_if_absent(self, key: str, data: bytes) -> bool:
-        """Write unless the key exists; False if it does. Atomic where `conditional_writes`."""
+        """Write unless the key exists; False if another writer's object is there. Atomic where `conditional_writes`.
+
+        A call whose first try got through while its answer was lost returns True: the object there is its own.
+        """
 
     @abstractmethod
     def upload(self, path: Path, key: str) -> None:

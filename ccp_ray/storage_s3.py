@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from boto3.exceptions import Boto3Error
+from boto3.exceptions import Boto3Error, RetriesExceededError, S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     EndpointConnectionError,
+    HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
     ReadTimeoutError,
@@ -27,21 +29,28 @@ from botocore.exceptions import (
 )
 
 from ccp_ray.errors import StoreError
-from ccp_ray.s3_client import PRECONDITION, client, error_code, honours_if_none_match
+from ccp_ray.s3_client import CONFLICT, PRECONDITION, client, error_code, honours_if_none_match
 from ccp_ray.storage_base import TEMPORARY, Leftover, ObjectInfo, Store
 
 if TYPE_CHECKING:
+    from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CopySourceTypeDef
 
 _MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchUpload"}
-_READ_TRIES = 4
+_READ_TRIES, _UPLOAD_TRIES = 4, 3
+_RACE_TRIES, _RACE_WAIT_S = 8, 0.1
+_MARK = "ccp-ray-write"  # metadata of an object from a conditional PUT: a number of that call alone
 _COPIES = TransferConfig(multipart_threshold=1 << 30, multipart_chunksize=256 << 20)  # one request copies up to 5 GB
+_AGAIN = "run again later, finished work is kept"
 _HINTS = {
     "NoSuchBucket": "the bucket does not exist; create it or correct the URI",
     "403": "access denied; check the credentials (standard AWS chain) and the bucket's policy",
     "AccessDenied": "access denied; check the credentials (standard AWS chain) and the bucket's policy",
     "InvalidAccessKeyId": "the access key is unknown to this endpoint; check the credentials and AWS_ENDPOINT_URL",
+    **dict.fromkeys(("SlowDown", "503"), f"the store asks to slow down, again and again; {_AGAIN}"),
+    **dict.fromkeys(("InternalError", "500", "502", "504"), f"the store fails, again and again; {_AGAIN}"),
+    CONFLICT: f"other writers are at this key all the time; {_AGAIN}",
     "RequestTimeTooSkewed": "this machine's clock is more than 15 minutes wrong; set it",
     "SignatureDoesNotMatch": "wrong credentials: the secret key does not match the access key",
 }
@@ -66,17 +75,20 @@ class S3Store(Store):
             extra["Range"] = f"bytes={start}-" + ("" if length is None else str(start + length - 1))
         with self._explained("read", key):
             for _ in range(_READ_TRIES - 1):
+                body = self._body(key, extra)
                 # botocore retries requests, but not a connection that is cut within the body
                 with contextlib.suppress(ResponseStreamingError, IncompleteReadError, ReadTimeoutError):
-                    return self._get(key, extra)
-            return self._get(key, extra)
+                    return body.read() if body else b""
+            body = self._body(key, extra)
+            return body.read() if body else b""
 
-    def _get(self, key: str, extra: dict[str, Any]) -> bytes:
+    def _body(self, key: str, extra: dict[str, Any]) -> StreamingBody | None:
+        """The answer to a GET; None where it would begin past the object's end, where a file reads as empty."""
         try:
-            return self.client.get_object(Bucket=self.bucket, Key=self._key(key), **extra)["Body"].read()
+            return self.client.get_object(Bucket=self.bucket, Key=self._key(key), **extra)["Body"]
         except ClientError as error:
             if error_code(error) in ("InvalidRange", "416"):
-                return b""  # as a file read past its end
+                return None
             raise
 
     def write(self, key: str, data: bytes) -> None:
@@ -85,22 +97,60 @@ class S3Store(Store):
 
     def write_if_absent(self, key: str, data: bytes) -> bool:
         with self._explained("write", key):
-            if not self.conditional_writes():
+            if not honours_if_none_match(self.bucket, self.prefix):
                 if self.size(key) is not None:
                     return False
                 self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data)
                 return True
+            return self._put_if_absent(self._key(key), data)
+
+    def _put_if_absent(self, full_key: str, data: bytes) -> bool:
+        """A conditional PUT. Its answer may be lost on the way; the try after it then meets this call's own object.
+
+        So the object carries a mark, by which a call that was sent more than once knows its own.
+        """
+        mark, tries = uuid.uuid4().hex, 0
+        while True:
+            tries += 1
             try:
-                self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, IfNoneMatch="*")
+                self.client.put_object(
+                    Bucket=self.bucket, Key=full_key, Body=data, IfNoneMatch="*", Metadata={_MARK: mark}
+                )
                 return True
             except ClientError as error:
-                if error_code(error) in PRECONDITION:
-                    return False
-                raise
+                if error_code(error) == CONFLICT and tries < _RACE_TRIES:
+                    time.sleep(_RACE_WAIT_S)  # another writer's PUT is under way, and may yet fail
+                    continue
+                if error_code(error) not in PRECONDITION:
+                    raise
+                sent_again = tries > 1 or error.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
+                return sent_again and self._mark(full_key) == mark
+
+    def _mark(self, full_key: str) -> str | None:
+        """Who wrote an object that is there."""
+        try:
+            return self.client.head_object(Bucket=self.bucket, Key=full_key)["Metadata"].get(_MARK)
+        except ClientError as error:
+            if error_code(error) in _MISSING:
+                return None
+            raise
 
     def upload(self, path: Path, key: str) -> None:
         with self._explained("write", key):
+            for _ in range(_UPLOAD_TRIES - 1):
+                if self._uploaded_whole(path, key):
+                    return
             self.client.upload_file(str(path), self.bucket, self._key(key))
+
+    def _uploaded_whole(self, path: Path, key: str) -> bool:
+        """False where an upload in parts was lost sight of: the answer to its completion did not come."""
+        try:
+            self.client.upload_file(str(path), self.bucket, self._key(key))
+        except S3UploadFailedError as error:
+            if "(NoSuchUpload)" in str(error):  # what the completion is told when it is sent again
+                return False
+            raise
+        return True
 
     def download(self, key: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,10 +266,12 @@ class S3Store(Store):
             self._fail(verb, key, _HINTS.get(error_code(error), str(error)), error)
         except EndpointConnectionError as error:
             self._fail(verb, key, f"{error}; check AWS_ENDPOINT_URL and that the endpoint is up", error)
+        except (HTTPClientError, IncompleteReadError, RetriesExceededError) as error:
+            said = getattr(error, "last_exception", error)  # boto3's own says only that tries were exceeded
+            self._fail(verb, key, f"{said}; check the network and that the endpoint is up, then {_AGAIN}", error)
         except (BotoCoreError, Boto3Error) as error:
-            self._fail(
-                verb, key, next((hint for code, hint in _HINTS.items() if code in str(error)), str(error)), error
-            )
+            hint = next((hint for code, hint in _HINTS.items() if f"({code})" in str(error)), str(error))
+            self._fail(verb, key, hint, error)
 
     def _fail(self, verb: str, key: str, reason: str, error: Exception) -> NoReturn:
         reason = re.sub(r"//[^/@\s]+@", "//", reason)  # an endpoint URL may carry a password
