@@ -26,12 +26,19 @@ NOT_BEGUN = {"entry": "", "error": carry(CcpError("a run of this output is just 
 
 
 def run_pieces(
-    output: Output, stage: str, plan: Mapping[str, Any], work: Work, *, check: Check | None = None, cpus: float = 1
+    output: Output,
+    stage: str,
+    plan: Mapping[str, Any],
+    work: Work,
+    *,
+    check: Check | None = None,
+    cpus: float = 1,
+    gpus: float = 0,
 ) -> dict[str, Entry]:
     """Commit every piece of `plan` (name -> payload) and return the entries in plan order.
 
     Entries live under `_ledger/<stage>/`. `check` sees the entries so far after each piece and may raise to
-    stop early. `cpus` are reserved for each task.
+    stop early. `cpus` and `gpus` are reserved for each task.
     """
     ledger = Ledger(output.store, f"_ledger/{stage}")
     done = ledger.entries(among=plan)
@@ -58,7 +65,7 @@ def run_pieces(
             return {"name": row["name"], "entry": entry.model_dump_json(), "error": ""}
 
         output_uri, ledger_folder = output.uri, ledger.folder
-        dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map(task, num_cpus=cpus)
+        dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map(task, num_cpus=cpus, num_gpus=gpus or None)
         with Meter(stage, total=len(plan), unit="pieces", done=len(done)) as meter:
 
             def accept(name: str, entry: Entry) -> None:
