@@ -26,7 +26,9 @@ class IndexConfig(StrictModel):
     shard_rows: int = Field(default=1_000_000, ge=1, description="rows a shard at most, unless one piece has more")
     dtype: Literal["float32", "float16"] = Field(default="float32", description="of the vectors in an exact index")
     metric: Metric = Field(default="cosine", description="cosine: unit vectors; inner_product: vectors as they are")
-    factory: str | None = Field(default=None, description="FAISS factory string; None: chosen, exact if nothing is said")
+    factory: str | None = Field(
+        default=None, description="FAISS factory string; None: chosen, exact if nothing is said"
+    )
     memory: str | None = Field(default=None, description="bytes that all shards may take together, such as 2GB")
     recall: float | None = Field(default=None, gt=0, le=1, description="recall@k to reach; 0.95 where it is not exact")
     recall_k: int = Field(default=10, ge=1, description="neighbours that are compared")

@@ -19,6 +19,7 @@ measured afterwards (`index_recall`): a rule can know the memory but not the rec
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ccp_ray.errors import UsageError
@@ -54,8 +55,8 @@ class Choice(NamedTuple):
         return self.factory in EXACT
 
 
-def choose(size: Size, config: IndexConfig) -> Choice:
-    """The factory of an index.
+def choose(size: Size, config: IndexConfig, earlier: Sequence[str] = ()) -> Choice:
+    """The factory of an index. `earlier`: those of indexes to use again, in whose place no other is chosen if they fit.
 
     Raises UsageError for one that FAISS refuses, that does not fit the budget or the rows, that cannot be merged, and
     for search parameters that it does not have.
@@ -66,7 +67,7 @@ def choose(size: Size, config: IndexConfig) -> Choice:
     elif config.budget is None and config.recall is None:
         choice = _candidate(_WIDTH[config.dtype], size, "exact, as neither a factory, nor memory or recall is given")
     else:
-        choice = _first_that_fits(size, config)
+        choice = _kept(size, config, earlier) or _first_that_fits(size, config)
     _check(choice, size, config)
     return choice
 
@@ -100,6 +101,21 @@ def train_rows(choice: Choice, size: Size, config: IndexConfig) -> int:
 def _candidate(factory: str, size: Size, reason: str) -> Choice:
     facts = anatomy(factory, size.dimensions)
     return Choice(factory, reason, facts.bytes(size.rows, size.shards), facts)
+
+
+def _kept(size: Size, config: IndexConfig, earlier: Sequence[str]) -> Choice | None:
+    """The rule may say another number of lists for more rows, and then nothing could be used again."""
+    for factory in earlier:
+        if factory and (config.recall != 1 or factory in EXACT):
+            choice = _candidate(factory, size, "as the index that is used again, which still fits")
+            if (config.budget is None or choice.bytes <= config.budget) and _fits(choice, size, config):
+                return choice
+    return None
+
+
+def _fits(choice: Choice, size: Size, config: IndexConfig) -> bool:
+    enough = train_rows(choice, size, config) >= choice.anatomy.least_train_rows
+    return enough and (choice.anatomy.merges or not config.merge)
 
 
 def _first_that_fits(size: Size, config: IndexConfig) -> Choice:

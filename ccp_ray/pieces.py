@@ -65,7 +65,9 @@ def run_pieces(
             return {"name": row["name"], "entry": entry.model_dump_json(), "error": ""}
 
         output_uri, ledger_folder = output.uri, ledger.folder
-        dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map(task, num_cpus=cpus, num_gpus=gpus or None)
+        dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map(
+            task, num_cpus=cpus, num_gpus=gpus or None
+        )
         with Meter(stage, total=len(plan), unit="pieces", done=len(done)) as meter:
 
             def accept(name: str, entry: Entry) -> None:
