@@ -137,7 +137,8 @@ def _build(target: Output, task: Task) -> Built:
     gpus = gpus_of_task(resources.gpu, task.choice.anatomy)
     if config.merge:
         check_merge_fits(task.choice.bytes, len(task.groups()))
-    drawn, samples, trained = Draw(config.seed, trains=False), [], None
+    drawn, trained = Draw(config.seed, trains=False), None
+    samples: list[Sample] = []
     if not task.choice.exact:
         drawn, samples = _sample(target, task)
     if not task.choice.anatomy.trained:
@@ -145,7 +146,7 @@ def _build(target: Output, task: Task) -> Built:
     making = task.making(trained)
     shards = plan_index(task.embeddings, making, config.shard_rows, task.earlier)
     for artifact in task.earlier:
-        kept = sum(shard.earlier == artifact for shard in shards)
+        kept = sum(shard.earlier is not None and shard.earlier.uri == artifact.uri for shard in shards)
         say(f"index: {kept} of the {len(artifact.summary['shards'])} shards of {artifact.uri} are kept")
     dimensions, cpus = task.size.dimensions, resources.cpus_per_task
     entries = build_shards(target, task.source, making, shards, dimensions, cpus=cpus, gpus=gpus)

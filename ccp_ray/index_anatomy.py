@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 from ccp_ray.errors import UsageError
 
 EXACT = ("Flat", "SQfp16")  # every stored vector is compared, in the precision in which it is stored
-_HEADER = 4096  # bytes of a file that belong to no row, centroid or codebook
 _MOST_PROBES = 512
 _EF_SEARCH = (16, 32, 64, 128, 256, 512)
 
 
 class Anatomy(NamedTuple):
-    """Of an index: what a row and what a shard costs, what training asks for, and how search trades speed for recall."""
+    """Of an index: what a row and a shard cost, what training asks for, how search trades speed for recall."""
 
     row_bytes: float
     shard_bytes: float
@@ -27,8 +26,11 @@ class Anatomy(NamedTuple):
     merges: bool
 
     def bytes(self, rows: int, shards: int) -> int:
-        """Of all shards together. Each has centroids and codebooks of its own: a shard is searched alone."""
-        return int(rows * self.row_bytes + shards * (self.shard_bytes + _HEADER))
+        """Of all shards together. Each has centroids and codebooks of its own: a shard is searched alone.
+
+        Headers of files, some hundred bytes each, are left out.
+        """
+        return int(rows * self.row_bytes + shards * self.shard_bytes)
 
     @property
     def ladder(self) -> list[str]:
@@ -72,7 +74,7 @@ def anatomy(factory: str, dimensions: int) -> Anatomy:
         raise UsageError(f"factory={factory}: cannot be built piece by piece; use Flat, SQ, PQ, IVF or HNSW")
     row, shard, least = _costs(built)
     trained = bool(built.is_trained)
-    return Anatomy(row, shard, max(least, int(not trained)), _lists(built), _is_graph(built), trained, _merges(built))
+    return Anatomy(row, shard, max(least, int(not trained)), _lists(built), is_graph(built), trained, _merges(built))
 
 
 def set_parameters(built: Any, parameters: str) -> None:
@@ -82,9 +84,9 @@ def set_parameters(built: Any, parameters: str) -> None:
     if not parameters:
         return
     try:
-        faiss.ParameterSpace().set_index_parameters(built, parameters)
+        faiss.ParameterSpace().set_index_parameters(built, parameters)  # type: ignore[arg-type]
     except RuntimeError:
-        known = "nprobe" if _lists(built) else "efSearch" if _is_graph(built) else "none"
+        known = "nprobe" if _lists(built) else "efSearch" if is_graph(built) else "none"
         raise UsageError(f"search_parameters={parameters}: this index does not know it (it has {known})") from None
 
 
@@ -109,7 +111,8 @@ def _costs(built: Any) -> tuple[float, float, int]:
     if isinstance(built, faiss.IndexHNSW):
         row, shard, least = _costs(built.storage)
         # Links of level 0; those above come to a link in M of level 1; a level and an offset.
-        return row + 4.0 * built.hnsw.nb_neighbors(0) + 4 + 12, shard, least
+        links = built.hnsw.nb_neighbors(0)  # type: ignore[attr-defined]
+        return row + 4.0 * links + 4 + 12, shard, least
     codebook, least = _codebook(built)
     if isinstance(built, faiss.IndexIVF):
         return built.code_size + 8.0, codebook + 4.0 * built.nlist * built.d, max(least, built.nlist)
@@ -132,13 +135,14 @@ def _lists(built: Any) -> int:
     return int(inner.nlist) if inner is not None else 0
 
 
-def _is_graph(built: Any) -> bool:
+def is_graph(built: Any) -> bool:
+    """Whether rows are linked as they are added (HNSW), so that their order and the threads matter."""
     import faiss
 
     built = faiss.downcast_index(built)
     if isinstance(built, faiss.IndexPreTransform):
-        return _is_graph(built.index)
-    return isinstance(built, faiss.IndexHNSW) or (isinstance(built, faiss.IndexRefine) and _is_graph(built.base_index))
+        return is_graph(built.index)
+    return isinstance(built, faiss.IndexHNSW) or (isinstance(built, faiss.IndexRefine) and is_graph(built.base_index))
 
 
 def _merges(built: Any) -> bool:

@@ -9,9 +9,9 @@ budget (no budget: the first) of
     recall from 0.97                            HNSW32, HNSW32,SQfp16, IVFn,Flat, IVFn,SQfp16, IVFn,SQ8, IVFn,PQm
     recall below                                IVFn,Flat, IVFn,SQfp16, IVFn,SQ8, IVFn,PQm
 
-m goes down through the divisors of the dimensions, from half of them to a 32nd. n is about four times the square root of
-a shard's rows (of all rows for a merged index), a power of two, at most one list for 39 rows to train on, which
-is FAISS' own advice. dtype float16 leaves out what stores float32; a merged index leaves out HNSW, which cannot be
+m goes down through the divisors of the dimensions, from half of them to a 32nd. n is about four times the square root
+of a shard's rows (of all rows for a merged index), a power of two, at most one list for 39 rows to train on, which is
+FAISS' own advice. dtype float16 leaves out what stores float32; a merged index leaves out HNSW, which cannot be
 merged. What a choice takes is read from the empty index (`index_anatomy`): within 2 % of the files. What it finds is
 measured afterwards (`index_recall`): a rule can know the memory but not the recall.
 """
@@ -84,10 +84,8 @@ def candidates(size: Size, config: IndexConfig) -> list[str]:
         coarse = [f"{lists},SQ8", *(f"{lists},{code}" for code in _product_quantisers(size))]
         fine = [f"{lists},Flat", f"{lists},SQfp16", *coarse]
         graphs = [] if config.merge else ["HNSW32", "HNSW32,SQfp16"]
-        if config.recall is None:
-            names = exact + coarse
-        else:
-            names = graphs + fine if config.recall >= _FINE_RECALL else fine
+        near = exact + coarse if config.recall is None else fine
+        names = graphs + near if config.recall is not None and config.recall >= _FINE_RECALL else near
     return [name for name in names if config.dtype == "float32" or not (name == "HNSW32" or name.endswith("Flat"))]
 
 
@@ -127,8 +125,8 @@ def _first_that_fits(size: Size, config: IndexConfig) -> Choice:
         over.append(choice)
     smallest = min(over, key=lambda choice: choice.bytes)
     raise UsageError(
-        f"memory={config.memory}: {size.rows:,} rows of {size.dimensions} dimensions do not fit; the smallest index that "
-        f"this configuration allows, {smallest.factory}, takes {megabytes(smallest.bytes)}"
+        f"memory={config.memory}: {size.rows:,} rows of {size.dimensions} dimensions do not fit; the smallest index "
+        f"that this configuration allows, {smallest.factory}, takes {megabytes(smallest.bytes)}"
     )
 
 
@@ -175,4 +173,4 @@ def _product_quantisers(size: Size) -> list[str]:
 def _lists(size: Size, config: IndexConfig) -> int:
     together = size.rows if config.merge else min(size.rows, config.shard_rows)
     most = max(min(4 * math.isqrt(together), size.trainable // _ROWS_A_LIST), 1)
-    return 2 ** (most.bit_length() - 1)
+    return 1 << (most.bit_length() - 1)

@@ -21,7 +21,7 @@ def check_gpu(wanted: bool | None, facts: Anatomy) -> None:
 
 
 def gpus_of_task(wanted: bool | None, facts: Anatomy) -> int:
-    """GPUs that Ray reserves for a task that trains or adds. Needs a Ray session. Raises UsageError for a want of one."""
+    """GPUs that Ray reserves for a task that trains or adds, in a Ray session. Raises UsageError where it has none."""
     import ray
 
     there = ray.cluster_resources().get("GPU", 0) >= 1

@@ -44,8 +44,8 @@ def _refuse_unfinished(uri: str) -> None:
         return  # no job of ours: open_artifact says so
     if job.kind == "embeddings":
         raise UsageError(
-            f"{uri}: unfinished embeddings, {_progress(store)}; run the same embed command again: it continues where it "
-            "stopped, then index"
+            f"{uri}: unfinished embeddings, {_progress(store)}; run the same embed command again, it continues where "
+            "it stopped; then index"
         )
 
 

@@ -1,7 +1,7 @@
 """All shards as one: a single file that search maps into memory, for one machine.
 
-FAISS appends the codes of one index to another's (IVF: list by list; Flat, SQ and PQ: at the end), so the merged index is
-byte for byte the one that a single shard of all pieces would be, and it has that shard's name: an index that grows
+FAISS appends the codes of one index to another's (IVF: list by list; Flat, SQ and PQ: at the end), so the merged index
+is byte for byte the one that a single shard of all pieces would be, and it has that shard's name: an index that grows
 finds it again by it. The merging task holds the whole index, and the largest shard while it is appended; one that its
 node cannot hold is refused in words. The rows go from file to file. The shards' own files are deleted once the
 manifest stands.
@@ -100,8 +100,8 @@ def _refuse_too_large(sizes: list[int]) -> None:
     need, free = _need(sum(sizes), max(sizes)), psutil.virtual_memory().available
     if need > free:
         raise CcpError(
-            f"merge: takes {megabytes(need)} of memory, this node has {megabytes(free)} free; the shards are built: free "
-            "memory or add a larger node and run again, or index to another --output with merge=false"
+            f"merge: takes {megabytes(need)} of memory, this node has {megabytes(free)} free; the shards are built: "
+            "free memory or add a larger node and run again, or index to another --output with merge=false"
         )
 
 

@@ -3,8 +3,8 @@ parameters that follow from it.
 
 Stage "recall", one task a shard: read its index once and its vectors once, piece by piece; take the exact k nearest
 of every query and what the index finds with each of a ladder of parameters (`nprobe` or `efSearch`, doubling). Merged
-over the shards as search merges them. A query is a row of the index: that row is left out of both lists. What was found
-counts if its exact score is that of the k-th exact neighbour or higher, so copies of one text are as good as each other.
+over the shards as search merges them. A query is a row of the index: that row is left out of both lists. What was
+found counts if its exact score is that of the k-th exact neighbour or higher: copies of a text are as good as it.
 Chosen are the cheapest parameters that reach the target, else those with the best recall.
 
 Cost a shard: one exact search of the queries, and two at the top of the ladder: 1,000 queries and a million rows of 384
@@ -203,7 +203,7 @@ def _exact(
         here = (found_PQk >= start) & (found_PQk < start + len(vectors_ND))
         which = np.nonzero(here)
         true_PQk[which] = _products(queries_QD[which[1]], vectors_ND[found_PQk[which] - start])
-        scores_Qn, rows_Qn = faiss.knn(queries_QD, vectors_ND, k + 1, metric=faiss.METRIC_INNER_PRODUCT)
+        _, rows_Qn = faiss.knn(queries_QD, vectors_ND, k + 1, metric=faiss.METRIC_INNER_PRODUCT)
         lost = (rows_Qn < 0) | (rows_Qn + start == own_Q[:, None])
         again = _products(queries_QD[:, None], vectors_ND[np.maximum(rows_Qn, 0)])
         best_Qk = -np.sort(-np.concatenate([best_Qk, np.where(lost, _NEVER, again)], axis=1), axis=1)[:, :k]

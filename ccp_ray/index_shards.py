@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from ccp_ray.artifact import Artifact, Output, digest_json
 from ccp_ray.embeddings import Embeddings
-from ccp_ray.index_anatomy import faiss_errors
+from ccp_ray.index_anatomy import faiss_errors, is_graph
 from ccp_ray.index_gpu import to_cpu, to_gpu
 from ccp_ray.index_rows import RowSource
 from ccp_ray.ledger import Entry, FileRecord, put_file, verified_copy
@@ -135,7 +135,7 @@ def _build(name: str, job: dict[str, Any], scratch: Path) -> Entry:
     rows = RowSource(**job["source"]).open()
     built = start_index(job["output"], job["quantiser"], job["factory"], job["dimensions"])
     # A graph depends on the order in which threads add to it, and the same shard must come out the same.
-    faiss.omp_set_num_threads(1 if "HNSW" in job["factory"] else job["threads"])
+    faiss.omp_set_num_threads(1 if is_graph(built) else job["threads"])
     vectors, table_path = (scratch / Path(key).name for key in shard_files(name))
     writer: pq.ParquetWriter | None = None
     with faiss_errors(job["factory"]):
