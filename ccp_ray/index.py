@@ -1,150 +1,223 @@
 """Sharded FAISS index from an embeddings artifact, built as Ray tasks and committed shard by shard.
 
-A shard is some whole pieces of embeddings, up to `shard_rows`. Vectors are calibrated (if asked) and put to unit length
-when they are read, so inner product is cosine. Exact search: a million rows of 384 dimensions are 1.5 GB in fp32
-(half in fp16) and answer a query in about 0.1 s on one core.
+    choose a factory ──► sample rows ──► train the quantiser ──► build shards ──► measure recall ──► merge
+    (index_factory)     (index_sample)  (quantiser)             (index_shards)   (index_recall)    (index_merge)
+
+An exact index is built shards only. Vectors are calibrated (if asked) and put to unit length when they are read, so
+inner product is cosine. Every stage is a plan of pieces with a ledger: a run that is killed continues where it stopped.
+Exact search: a million rows of 384 dimensions are 1.5 GB in fp32 (half in fp16) and answer a query in about
+0.1 s on one core.
 """
 
 from __future__ import annotations
 
-import io
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import Field
-
-from ccp_ray.artifact import Artifact, Request, open_artifact, open_output
-from ccp_ray.config import StrictModel, semantic
+from ccp_ray.artifact import Artifact, InputRef, Output, Request, digest_json, open_artifact, open_output
+from ccp_ray.calibration import unit as unit  # what search does to queries is what is done to rows
+from ccp_ray.config import semantic
+from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import DataError
-from ccp_ray.ledger import Entry, put_bytes
-from ccp_ray.pieces import run_pieces
-from ccp_ray.session import ray_session
-from ccp_ray.storage import open_store
-
-if TYPE_CHECKING:
-    from ccp_ray.embeddings import Embeddings
-
-_FACTORY = {"float32": "Flat", "float16": "SQfp16"}
-
-
-class IndexResources(StrictModel):
-    """Changing these continues the same work."""
-
-    cpus_per_task: float = Field(default=1, gt=0)
+from ccp_ray.index_config import IndexConfig as IndexConfig
+from ccp_ray.index_factory import Choice, Size, choose, train_rows
+from ccp_ray.index_gpu import check_gpu, gpus_of_task
+from ccp_ray.index_input import check_calibration, open_embeddings
+from ccp_ray.index_merge import check_merge_fits, merge_shards
+from ccp_ray.index_recall import Recall, measure
+from ccp_ray.index_rows import RowSource
+from ccp_ray.index_sample import Draw, Sample, draw, held_out, sample
+from ccp_ray.index_shards import Making, Shard, build_shards, plan_index, plan_shards, shard_files
+from ccp_ray.ledger import Entry, FileRecord
+from ccp_ray.progress import say
+from ccp_ray.quantiser import Quantiser, earlier_quantiser, quantiser
+from ccp_ray.session import largest_node, ray_session
 
 
-class IndexConfig(StrictModel):
-    """What the shards hold."""
+class Task(NamedTuple):
+    """An index to build: what of, how, and what earlier indexes may lend."""
 
-    shard_rows: int = Field(default=1_000_000, ge=1, description="rows a shard at most, unless one piece has more")
-    dtype: Literal["float32", "float16"] = Field(default="float32", description="of the vectors in the index")
-    resources: IndexResources = IndexResources()
+    embeddings: Embeddings
+    inputs: list[InputRef]
+    config: IndexConfig
+    choice: Choice
+    size: Size
+    earlier: list[Artifact]
+
+    @property
+    def calibration(self) -> InputRef | None:
+        return next((ref for ref in self.inputs if ref.role == "calibration"), None)
+
+    @property
+    def source(self) -> RowSource:
+        calibration = self.calibration
+        uri = calibration.uri if calibration else None  # absolute: tasks run in other folders
+        return RowSource(self.embeddings.artifact.uri, uri, self.config.metric)
+
+    def groups(self) -> list[list[int]]:
+        """Pieces of each shard where no earlier index has one."""
+        return plan_shards([piece.rows for piece in self.embeddings.pieces], self.config.shard_rows)
+
+    def making(self, trained: Quantiser | None) -> Making:
+        fitted = self.calibration.fingerprint if self.calibration else None
+        return Making(self.choice.factory, self.config.metric, fitted, trained)
+
+    def quantiser_key(self) -> str:
+        """Of what a quantiser is made for. Not of the rows: that is what lets an index grow."""
+        encoder = self.embeddings.artifact.input("encoder").fingerprint
+        train = {"rows": self.config.train_rows, "seed": self.config.seed}
+        made_for = self.making(None)._asdict() | {"encoder": encoder, "dimensions": self.size.dimensions}
+        return digest_json(made_for | {"train": train})[:32]
 
 
-def index(embeddings: str, output: str, config: IndexConfig | None = None, calibration: str | None = None) -> Artifact:
+class Built(NamedTuple):
+    """What the stages left: shards in order, their entries, and what an approximate index has beside them."""
+
+    shards: list[Shard]
+    entries: dict[str, Entry]
+    quantiser: Quantiser | None
+    recall: Recall | None
+
+
+def index(
+    embeddings: str,
+    output: str,
+    config: IndexConfig | None = None,
+    calibration: str | None = None,
+    reuse: Sequence[str] = (),
+) -> Artifact:
     """Build the index. Returns the finished artifact (kind "index").
 
-    Raises UsageError for an unfinished input, DataError where calibration and embeddings do not fit.
+    `reuse`: earlier indexes whose quantiser and whose shards are taken where they are what would be made now.
+    Raises UsageError for an unfinished input and for a configuration that cannot be met, before anything is written;
+    DataError where calibration and embeddings do not fit or a piece cannot be used.
     """
-    from ccp_ray.embeddings import Embeddings
-
-    config = config or IndexConfig()
-    source = open_artifact(embeddings, "embeddings")
-    inputs = [source.ref("embeddings")]
-    if calibration is not None:
-        inputs.append(open_artifact(calibration, "calibration").ref("calibration"))
-        calibration = inputs[-1].uri  # absolute: tasks run in other folders
-        _check_calibration(Embeddings.open(embeddings), calibration)
-    target = open_output(output, Request(kind="index", config=semantic(config), inputs=inputs))
+    started = time.monotonic()
+    task = plan_task(embeddings, config or IndexConfig(), calibration, reuse)
+    request = Request(kind="index", config=semantic(task.config), inputs=task.inputs)
+    target = open_output(output, request)
     if isinstance(target, Artifact):
         return target
-    started = time.monotonic()
-    shards = plan_shards([piece.rows for piece in Embeddings.open(embeddings).pieces], config.shard_rows)
-    job = {"embeddings": source.uri, "calibration": calibration, "output": target.uri, "dtype": config.dtype}
-    plan = {f"shard-{i:05d}": job | {"pieces": pieces} for i, pieces in enumerate(shards)}
+    say(f"index: {task.choice.factory}, {task.choice.reason}")
     with target.unless_refused(), ray_session():
-        entries = run_pieces(target, "index", plan, _build_shard, cpus=config.resources.cpus_per_task)
-    summary = {
-        "rows": sum(entry.rows for entry in entries.values()),
-        "dimensions": source.summary["dimensions"],
-        "shards": [{"name": name, "rows": entry.rows} for name, entry in entries.items()],
+        built = _build(target, task)
+        merged = _merge(target, task, built) if task.config.merge and len(built.shards) > 1 else built
+    kept = sum(shard.earlier is not None for shard in built.shards)
+    measured = {"seconds": time.monotonic() - started, "shards_built": len(built.shards) - kept, "shards_kept": kept}
+    artifact = target.finish(_files(merged), _summary(task, merged), measured)
+    for name in {shard.name for shard in built.shards} - {shard.name for shard in merged.shards}:
+        for key in shard_files(name):  # merged, and the manifest that does not need them stands
+            target.store.delete(key)
+    return artifact
+
+
+def plan_task(embeddings: str, config: IndexConfig, calibration: str | None = None, reuse: Sequence[str] = ()) -> Task:
+    """Everything that is decided before anything is written. Raises as `index`."""
+    source = open_embeddings(embeddings)
+    inputs = [source.ref("embeddings")]
+    reader = Embeddings.open(embeddings)
+    if not reader.rows:
+        raise DataError(f"{embeddings}: holds no rows; embed some texts first")
+    if calibration is not None:
+        inputs.append(open_artifact(calibration, "calibration").ref("calibration"))
+        check_calibration(reader, inputs[-1].uri)
+    earlier = [open_artifact(uri, "index") for uri in reuse]
+    rows = [piece.rows for piece in reader.pieces]
+    trainable = sum(count - held_out(count) for count in rows)
+    shards = 1 if config.merge else len(plan_shards(rows, config.shard_rows))
+    size = Size(reader.rows, reader.dimensions, shards, trainable)
+    choice = choose(size, config, [artifact.summary.get("factory", "") for artifact in earlier])
+    check_gpu(config.resources.gpu, choice.anatomy)
+    return Task(reader, inputs, config, choice, size, earlier)
+
+
+def _build(target: Output, task: Task) -> Built:
+    config, resources = task.config, task.config.resources
+    gpus = gpus_of_task(resources.gpu, task.choice.anatomy)
+    if config.merge:
+        check_merge_fits(task.choice.bytes, len(task.groups()))
+    drawn, trained = Draw(config.seed, trains=False), None
+    samples: list[Sample] = []
+    if not task.choice.exact:
+        drawn, samples = _sample(target, task)
+    if not task.choice.anatomy.trained:
+        trained = _train(target, task, samples, gpus)
+    making = task.making(trained)
+    shards = plan_index(task.embeddings, making, config.shard_rows, task.earlier)
+    for artifact in task.earlier:
+        kept = sum(shard.earlier is not None and shard.earlier.uri == artifact.uri for shard in shards)
+        say(f"index: {kept} of the {len(artifact.summary['shards'])} shards of {artifact.uri} are kept")
+    dimensions, cpus = task.size.dimensions, resources.cpus_per_task
+    entries = build_shards(target, task.source, making, shards, dimensions, cpus=cpus, gpus=gpus)
+    recall = _measure(target, task, Built(shards, entries, trained, None), drawn, samples) if samples else None
+    return Built(shards, entries, trained, recall)
+
+
+def _sample(target: Output, task: Task) -> tuple[Draw, list[Sample]]:
+    config = task.config
+    drawn = draw(task.embeddings.pieces, config.seed, train_rows(task.choice, task.size, config), config.recall_queries)
+    return drawn, sample(target, task.source, task.groups(), drawn, config.resources.cpus_per_task)
+
+
+def _train(target: Output, task: Task, samples: list[Sample], gpus: float) -> Quantiser:
+    cpus = task.config.resources.train_cpus or largest_node("CPU")
+    key, factory, dimensions = task.quantiser_key(), task.choice.factory, task.size.dimensions
+    found = earlier_quantiser(key, task.earlier)
+    if found:
+        say(f"index: the quantiser of {found[0].uri} is used again")
+    return quantiser(target, key, factory, dimensions, samples, task.earlier, cpus=cpus, gpus=gpus)
+
+
+def _measure(target: Output, task: Task, built: Built, drawn: Draw, samples: list[Sample]) -> Recall:
+    config = task.config
+    recall = measure(
+        target,
+        task.source,
+        built.shards,
+        built.entries,
+        drawn,
+        samples,
+        ladder=task.choice.anatomy.ladder,
+        own=config.search_parameters,
+        k=config.recall_k,
+        aim=config.recall,
+        cpus=config.resources.cpus_per_task,
+    )
+    say(f"index: {recall.sentence}")
+    return recall
+
+
+def _merge(target: Output, task: Task, built: Built) -> Built:
+    making, cpus = task.making(built.quantiser), task.config.resources.cpus_per_task
+    shard, entry = merge_shards(target, task.embeddings, making, built.shards, built.entries, cpus=cpus)
+    return built._replace(shards=[shard], entries={shard.name: entry})
+
+
+def _files(built: Built) -> list[FileRecord]:
+    files = [record for shard in built.shards for record in built.entries[shard.name].files]
+    return files + ([built.quantiser.record] if built.quantiser else [])
+
+
+def _summary(task: Task, built: Built) -> dict[str, Any]:
+    source, names = task.embeddings.artifact, [piece.name for piece in task.embeddings.pieces]
+    rows = {shard.name: built.entries[shard.name].rows for shard in built.shards}
+    reason = "; ".join([task.choice.reason, *([built.recall.sentence] if built.recall else [])])
+    return {
+        "rows": sum(rows.values()),
+        "dimensions": task.size.dimensions,
+        "shards": [
+            {"name": shard.name, "rows": rows[shard.name], "pieces": [names[number] for number in shard.pieces]}
+            for shard in built.shards
+        ],
         "encoder": source.input("encoder").model_dump(),
-        "encoding": {name: source.config.get(name) for name in ("pooling", "max_tokens")},
-        "calibrated": calibration is not None,
+        "encoding": {name: source.config.get(name) for name in ("pooling", "max_tokens", "prompt")},
+        "calibrated": task.calibration is not None,
+        "metric": task.config.metric,
+        "factory": task.choice.factory,
+        "exact": task.choice.exact,
+        "reason": reason,
+        "search_parameters": built.recall.chosen if built.recall else "",
+        "recall": built.recall.summary() if built.recall else None,
+        "quantiser": built.quantiser.summary() if built.quantiser else None,
     }
-    files = [record for entry in entries.values() for record in entry.files]
-    return target.finish(files, summary, {"seconds": time.monotonic() - started})
-
-
-def plan_shards(rows: list[int], most: int) -> list[list[int]]:
-    """Numbers of the pieces of each shard: whole pieces in order, up to `most` rows."""
-    shards: list[list[int]] = []
-    room = 0
-    for number, count in enumerate(rows):
-        if not shards or count > room:
-            shards.append([])
-            room = most
-        shards[-1].append(number)
-        room -= count
-    return shards
-
-
-def _check_calibration(source: Embeddings, uri: str) -> None:
-    """Raises DataError, before anything is written, for a calibration of other languages or another width."""
-    from ccp_ray.calibration import Calibration
-
-    calibration = Calibration.open(uri)
-    fitted = open_artifact(uri, "calibration").summary.get("encoder")
-    encoders = {ref.fingerprint for ref in source.artifact.inputs if ref.role == "encoder"}
-    if fitted is not None and fitted not in encoders:
-        raise DataError(f"{uri}: fitted on another encoder's embeddings; calibrate on these")
-    unknown = sorted(set(source.languages) - set(calibration.languages))
-    if unknown:
-        raise DataError(f"{uri}: no language {unknown[0]!r}, which the embeddings have; calibrate on all of them")
-    if calibration.dimensions != source.dimensions:
-        widths = f"{calibration.dimensions} dimensions, the embeddings have {source.dimensions}"
-        raise DataError(f"{uri}: fitted on {widths}; calibrate on embeddings of the same encoder")
-
-
-def _build_shard(name: str, job: dict[str, Any]) -> Entry:
-    import faiss
-
-    vectors_ND, table = _read(job)
-    built = faiss.index_factory(vectors_ND.shape[1], _FACTORY[job["dtype"]], faiss.METRIC_INNER_PRODUCT)
-    built.add(vectors_ND)
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    store = open_store(job["output"])
-    files = [
-        put_bytes(store, f"shards/{name}.faiss", faiss.serialize_index(built).tobytes()),
-        put_bytes(store, f"shards/{name}.parquet", buffer.getvalue()),
-    ]
-    return Entry(rows=len(vectors_ND), files=files)
-
-
-def _read(job: dict[str, Any]) -> tuple[Any, pa.Table]:
-    """Unit vectors [N, D] and their table, in piece order."""
-    from ccp_ray.calibration import Calibration
-    from ccp_ray.embeddings import Embeddings
-
-    source = Embeddings.open(job["embeddings"])
-    calibration = Calibration.open(job["calibration"]) if job["calibration"] else None
-    parts = [source.read(source.pieces[number]) for number in job["pieces"]]
-    table = pa.concat_tables([table for _, table in parts])
-    vectors_ND = np.concatenate([vectors for vectors, _ in parts])
-    languages = np.array(table.column("lang").to_pylist())
-    out_ND = np.empty_like(vectors_ND)
-    for lang in np.unique(languages):
-        rows = languages == lang
-        out_ND[rows] = calibration.apply(vectors_ND[rows], str(lang)) if calibration else unit(vectors_ND[rows])
-    if not len(out_ND):
-        raise DataError(f"{job['embeddings']}: a shard without rows")
-    return out_ND, table
-
-
-def unit(vectors_ND: Any) -> Any:
-    """Rows at length 1; a zero vector stays zero."""
-    return vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)

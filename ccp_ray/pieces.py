@@ -74,7 +74,7 @@ def run_pieces(
         output_uri, ledger_folder = output.uri, ledger.folder
         items = [{"name": name, "payload": plan[name]} for name in todo]
         dataset = ray.data.from_items(items, override_num_blocks=len(items))
-        dataset = dataset.map(task, num_cpus=cpus, **({"num_gpus": gpus} if gpus else {}))
+        dataset = dataset.map(task, num_cpus=cpus, num_gpus=gpus or None)
         with Meter(stage, total=len(plan), unit="pieces", done=len(plan) - len(todo)) as meter:
 
             def accept(name: str, entry: Entry) -> None:

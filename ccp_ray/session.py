@@ -150,6 +150,13 @@ def cluster_cpus() -> int:
     return int(ray.cluster_resources().get("CPU", 1))
 
 
+def largest_node(resource: str) -> float:
+    """The most of a resource ("CPU", "GPU", "memory" in bytes) that one living node of the session offers."""
+    import ray
+
+    return max((node["Resources"].get(resource, 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+
+
 def _worker_environment() -> dict[str, str]:
     """What workers elsewhere need to know; never a credential: nodes have their own chain."""
     names = [*_ENVIRONMENT, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"]

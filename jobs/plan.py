@@ -10,12 +10,13 @@ from __future__ import annotations
 import functools
 import time
 
-from ccp_ray.artifact import Artifact
 from ccp_ray.config import StrictModel
 from ccp_ray.encoder_config import ArchitectureConfig
 from ccp_ray.errors import UsageError
+from ccp_ray.index import Task as IndexTask
 from ccp_ray.model_source import model_settings
 from ccp_ray.pretrain_config import PretrainConfig, check_head
+from ccp_ray.sizes import megabytes as megabytes
 from jobs.memory import EncoderShape, trained_parameters, training_memory
 
 _MODEL_SHARE = 0.33
@@ -96,18 +97,27 @@ def embed_plan(rows: int, pieces: int, shape: EncoderShape, width: int, cpus: in
     return Plan(stage="embed", lines=lines, figures={"rows": rows, "pieces": pieces, "seconds": seconds})
 
 
-def index_plan(embeddings: Artifact, shard_rows: int, width: int) -> Plan:
-    """Of indexing. width: bytes of a number in the index."""
-    rows, dimensions = int(embeddings.summary["rows"]), int(embeddings.summary["dimensions"])
-    shard = min(rows, shard_rows) * dimensions
+def index_plan(task: IndexTask) -> Plan:
+    """Of indexing, with the factory that was chosen and why."""
+    size, facts = task.size, task.choice.anatomy
+    shards = task.groups()
+    largest = max(sum(task.embeddings.pieces[number].rows for number in group) for group in shards)
+    piece = max(piece.rows for piece in task.embeddings.pieces)
     lines = [
-        ("rows", f"{rows:,} x {dimensions}"),
-        ("shards", f"{-(-rows // shard_rows):,}"),
-        ("output bytes", megabytes(rows * dimensions * width)),
-        ("memory a task", megabytes(shard * (8 + 2 * width))),
-        ("time", f"about {duration(rows / _INDEX_ROWS_PER_S)} a CPU"),
+        ("rows", f"{size.rows:,} x {size.dimensions}"),
+        ("factory", task.choice.factory),
+        ("reason", task.choice.reason),
+        ("shards", f"{len(shards):,}" + (", merged to one" if task.config.merge else "")),
+        ("output bytes", megabytes(task.choice.bytes)),
+        ("memory a task", megabytes(2 * facts.bytes(largest, 1) + 12 * piece * size.dimensions)),
+        (
+            "time",
+            f"about {duration(size.rows / _INDEX_ROWS_PER_S)} a CPU, and training"
+            if not facts.trained
+            else f"about {duration(size.rows / _INDEX_ROWS_PER_S)} a CPU",
+        ),
     ]
-    return Plan(stage="index", lines=lines, figures={"rows": rows, "bytes": rows * dimensions * width})
+    return Plan(stage="index", lines=lines, figures={"rows": size.rows, "bytes": task.choice.bytes})
 
 
 def architecture_shape(shape: ArchitectureConfig, vocabulary: int) -> EncoderShape:
@@ -146,14 +156,6 @@ def matmul_flops() -> float:
         return 2 * size**3 * rounds / (time.monotonic() - started)
     finally:
         torch.set_num_threads(before)
-
-
-def megabytes(count: float) -> str:
-    """1.2 GB, 340 MB, 12 kB."""
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count / 1e3:.0f} kB"
 
 
 def duration(seconds: float) -> str:

@@ -2,92 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
-from pathlib import Path
 
-import faiss
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from index_inputs import ENCODER, D, calibration, embeddings, source_rows, stored
 
-from ccp_ray.artifact import Artifact, InputRef, Output, Request, open_output, verify_artifact
-from ccp_ray.calibration import Calibration
+from ccp_ray.artifact import Request, open_output, verify_artifact
 from ccp_ray.errors import DataError, DriftError, UsageError
 from ccp_ray.index import IndexConfig, index, plan_shards, unit
-from ccp_ray.ledger import put_bytes
+from ccp_ray.ledger import Entry, Ledger
 from ccp_ray.search import Index
-
-D = 8
-ENCODER = InputRef(role="encoder", uri="package://some/encoder", fingerprint="e" * 64)
-
-
-def embeddings(uri: Path | str, sizes=(5, 7, 4), languages=("de", "en"), dimensions=D, dtype="float32") -> Artifact:
-    rng = np.random.default_rng(0)
-    output = open_output(str(uri), Request(kind="embeddings", config={"sizes": list(sizes)}, inputs=[ENCODER]))
-    assert isinstance(output, Output)
-    files, pieces, total = [], [], 0
-    for number, count in enumerate(sizes):
-        vectors = (3 * rng.normal(size=(count, dimensions))).astype(dtype)
-        langs = [languages[(number + i) % len(languages)] for i in range(count)]
-        rows = [{"id": f"{total + i:04d}", "lang": lang, "text": f"t{total + i}"} for i, lang in enumerate(langs)]
-        total += count
-        array, table = io.BytesIO(), io.BytesIO()
-        np.save(array, vectors)
-        pq.write_table(pa.Table.from_pylist(rows), table)
-        keys = {"vectors": f"vectors/{number}.npy", "table": f"rows/{number}.parquet"}
-        files += [
-            put_bytes(output.store, key, data.getvalue())
-            for key, data in zip(keys.values(), (array, table), strict=True)
-        ]
-        counts = {lang: langs.count(lang) for lang in sorted(set(langs))}
-        pieces.append({"name": str(number), "rows": count, **keys, "languages": counts})
-    files.append(put_bytes(output.store, "pieces.json", json.dumps(pieces).encode()))
-    return output.finish(files, {"rows": total, "dimensions": dimensions, "dtype": dtype})
-
-
-def calibration(uri: Path | str, languages=("de", "en"), dimensions=D) -> Calibration:
-    rng = np.random.default_rng(1)
-    made = Calibration(
-        languages[0],
-        {
-            lang: (
-                rng.normal(size=dimensions).astype(np.float32),
-                rng.uniform(0.5, 2, size=dimensions).astype(np.float32),
-                np.linalg.qr(rng.normal(size=(dimensions, dimensions)))[0].astype(np.float32),
-            )
-            for lang in languages
-        },
-    )
-    output = open_output(str(uri), Request(kind="calibration", config={"languages": list(languages)}))
-    assert isinstance(output, Output)
-    output.finish([made.save(output.store)], {"pivot": languages[0]})
-    return made
-
-
-def stored(artifact: Artifact) -> tuple[np.ndarray, pa.Table]:
-    """All vectors of all shards and their rows."""
-    vectors, tables = [], []
-    for shard in artifact.summary["shards"]:
-        raw = np.frombuffer(artifact.store.read(f"shards/{shard['name']}.faiss"), dtype=np.uint8)
-        built = faiss.deserialize_index(raw)
-        assert built.ntotal == shard["rows"]
-        assert built.metric_type == faiss.METRIC_INNER_PRODUCT
-        vectors.append(built.reconstruct_n(0, built.ntotal))
-        tables.append(pq.read_table(pa.BufferReader(artifact.store.read(f"shards/{shard['name']}.parquet"))))
-    return np.concatenate(vectors), pa.concat_tables(tables)
-
-
-def source_rows(artifact: Artifact) -> tuple[np.ndarray, list[str], list[str]]:
-    """Vectors, ids and languages straight from the files."""
-    pieces = json.loads(artifact.store.read("pieces.json"))
-    vectors = [np.load(io.BytesIO(artifact.store.read(piece["vectors"]))) for piece in pieces]
-    tables = [pq.read_table(pa.BufferReader(artifact.store.read(piece["table"]))) for piece in pieces]
-    table = pa.concat_tables(tables)
-    return np.concatenate(vectors), table["id"].to_pylist(), table["lang"].to_pylist()
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 120))
@@ -169,12 +96,13 @@ def test_a_killed_build_continues_to_the_same_bytes(ray_local, tmp_path):
     config = IndexConfig(shard_rows=6)
     whole = index(source.uri, str(tmp_path / "whole"), config)
     broken = index(source.uri, str(tmp_path / "broken"), config)
-    for key in ("artifact.json", "_ledger/index/shard-00001.json", "shards/shard-00001.faiss"):
+    first, second = (shard["name"] for shard in broken.summary["shards"][:2])
+    for key in ("artifact.json", f"_ledger/index/{second}.json", f"shards/{second}.faiss"):
         broken.store.delete(key)
-    kept = (tmp_path / "broken" / "shards" / "shard-00000.faiss").stat().st_mtime_ns
+    kept = (tmp_path / "broken" / "shards" / f"{first}.faiss").stat().st_mtime_ns
     again = index(source.uri, str(tmp_path / "broken"), config)
     assert again.fingerprint == whole.fingerprint
-    assert (tmp_path / "broken" / "shards" / "shard-00000.faiss").stat().st_mtime_ns == kept
+    assert (tmp_path / "broken" / "shards" / f"{first}.faiss").stat().st_mtime_ns == kept
 
 
 @pytest.mark.parametrize(
@@ -207,3 +135,60 @@ def test_inputs_must_be_finished_artifacts_of_their_kind(tmp_path):
     with pytest.raises(UsageError, match="embeddings artifact, expected calibration"):
         index(source.uri, str(tmp_path / "index"), None, source.uri)
     assert not (tmp_path / "index").exists()
+
+
+def spoilt_piece(kind: str) -> np.ndarray:
+    vectors = np.ones((7, D + (kind == "width")), dtype=np.float32)
+    if kind == "nan":
+        vectors[3, 0] = np.nan
+    return vectors
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("width", rf"vectors/1\.npy: float32 \[7, {D + 1}\], expected .* \[7, {D}\]"),
+        ("nan", r"vectors/1\.npy: piece 1, row 3: NaN or infinity"),
+    ],
+)
+def test_a_piece_of_another_width_or_with_nan_is_named_and_nothing_is_left(ray_local, tmp_path, kind, words):
+    source = embeddings(tmp_path / "embeddings", spoilt={1: spoilt_piece(kind)})
+    with pytest.raises(DataError, match=words):
+        index(source.uri, str(tmp_path / "index"), IndexConfig(shard_rows=5))
+    assert not (tmp_path / "index").exists()
+
+
+def test_half_done_embeddings_tell_how_far_they_are_and_what_continues_them(tmp_path):
+    uri = str(tmp_path / "embeddings")
+    output = open_output(uri, Request(kind="embeddings", config={}))
+    for name in ("a", "c"):
+        Ledger(output.store, "_ledger/pieces").commit(name, Entry(rows=10))
+    again = "run the same embed command again"
+    with pytest.raises(UsageError, match=f"embeddings: unfinished embeddings, 2 pieces are committed; {again}"):
+        index(uri, str(tmp_path / "index"))
+    output.store.write("_plan/pieces.json", json.dumps({"pieces": {"a": 1000, "b": 700, "c": 300}}).encode())
+    with pytest.raises(UsageError, match=rf"2 of 3 pieces \(1,300 of 2,000 rows\) are committed; {again}"):
+        index(uri, str(tmp_path / "index"))
+    assert not (tmp_path / "index").exists()
+
+
+def test_embeddings_without_rows_are_refused(tmp_path):
+    source = embeddings(tmp_path / "embeddings", sizes=(0, 0))
+    with pytest.raises(DataError, match="holds no rows"):
+        index(source.uri, str(tmp_path / "index"))
+    assert not (tmp_path / "index").exists()
+
+
+def test_an_exact_index_of_inner_products_holds_vectors_as_they_are(ray_local, tmp_path):
+    source = embeddings(tmp_path / "embeddings")
+    built = index(source.uri, str(tmp_path / "index"), IndexConfig(metric="inner_product"))
+    held, _ = stored(built)
+    np.testing.assert_array_equal(held, source_rows(source)[0])
+    told = {name: built.summary[name] for name in ("metric", "factory", "exact", "search_parameters", "recall")}
+    assert told == {
+        "metric": "inner_product",
+        "factory": "Flat",
+        "exact": True,
+        "search_parameters": "",
+        "recall": None,
+    }

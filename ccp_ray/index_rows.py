@@ -1,0 +1,50 @@
+"""The vectors that an index holds: pieces of embeddings, calibrated or put to unit length as they are read."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from ccp_ray.calibration import Calibration, unit
+from ccp_ray.embeddings import Embeddings, EmbeddingsPiece, FloatArray
+from ccp_ray.index_config import Metric
+
+
+class RowSource(NamedTuple):
+    """Where rows come from and what is done to them. Plain values: it travels to tasks."""
+
+    embeddings: str
+    calibration: str | None
+    metric: Metric
+
+    def open(self) -> IndexRows:
+        """Raises UsageError and DataError as the artifacts' own readers do."""
+        calibration = Calibration.open(self.calibration) if self.calibration else None
+        return IndexRows(Embeddings.open(self.embeddings), calibration, self.metric)
+
+
+class IndexRows:
+    """Reads one piece at a time. Memory: three copies of a piece."""
+
+    def __init__(self, embeddings: Embeddings, calibration: Calibration | None, metric: Metric) -> None:
+        self.embeddings, self._calibration, self._metric = embeddings, calibration, metric
+
+    def piece(self, number: int) -> EmbeddingsPiece:
+        return self.embeddings.pieces[number]
+
+    def read(self, number: int) -> tuple[FloatArray, pa.Table]:
+        """Vectors [rows, D] as the index holds them, and their table (id, lang, text).
+
+        Calibrated vectors have unit length; others have it for cosine and are as they were for inner product.
+        """
+        vectors_ND, table = self.embeddings.read(self.piece(number))
+        if self._calibration is None:
+            return (unit(vectors_ND) if self._metric == "cosine" else vectors_ND), table
+        languages = np.array(table.column("lang").to_pylist(), dtype=object)
+        out_ND = np.empty_like(vectors_ND)
+        for lang in sorted(set(languages)):
+            rows = languages == lang
+            out_ND[rows] = self._calibration.apply(vectors_ND[rows], lang)
+        return out_ND, table
