@@ -32,7 +32,7 @@ format: setup ## ruff: apply fixes and formatting
 types: setup ## mypy, strict
 	@$(BIN)/mypy
 
-bench: setup ## speed and memory of each stage, a training step beside others; JSON by machine
+bench: setup ## speed and memory beside others and what was asked for; JSON by machine; ARGS=embed for a part
 	@$(BIN)/python -m jobs.bench $(ARGS)
 
 lock: setup ## renew constraints.txt; ARGS=--upgrade to move the pins

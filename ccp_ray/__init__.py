@@ -1,7 +1,7 @@
 """Multilingual dense retrieval without parallel text, as resumable jobs on Ray.
 
-For those who only want the results: `ccp_ray.Embeddings` and `ccp_ray.Index` read what the jobs wrote (docs/reading.md).
-They are imported when they are first asked for: a worker that needs neither does not load NumPy, Arrow and FAISS.
+For those who only want the results: `ccp_ray.Embeddings` and `ccp_ray.Index` read what the jobs wrote
+(docs/reading.md). They are imported when they are first asked for: what needs neither does not load them.
 """
 
 from __future__ import annotations

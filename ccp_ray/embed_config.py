@@ -38,7 +38,10 @@ class EmbedConfig(StrictModel):
     dtype: Literal["float16", "float32"] = Field(default="float16", description="of the stored vectors")
     pooling: Pooling | None = Field(default=None, description="None: as the encoder's folder says")
     max_tokens: int | None = Field(default=None, ge=4, description="None: as the encoder's folder says")
-    token_budget: int = Field(default=8192, ge=64, description="padded tokens a forward pass")
+    prompt: str | None = Field(default=None, description="put before every text; None: the folder's default prompt")
+    token_budget: int | None = Field(
+        default=None, ge=64, description="padded tokens a forward pass; None: as suits the device"
+    )
     split: Literal["train", "dev"] | None = Field(default=None, description="of a corpus; None: both")
     limit: int | None = Field(default=None, ge=1, description="rows of each language, the first ones; None: all")
     max_bad_share: float = Field(

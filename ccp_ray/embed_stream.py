@@ -44,19 +44,17 @@ class Tokenise:
     """Reads a piece and tokenises it; an actor, so that the tokenizer loads once."""
 
     def __init__(self, encoder: str, settings: str, output: str) -> None:
-        from ccp_ray.encoder import tokenizer_of  # torch loads in workers only: the driver stays light
+        from ccp_ray.text_reader import tokenizer_of  # transformers loads in workers only: the driver stays light
 
         config = EmbedConfig.model_validate_json(settings)
         self.output = open_store(output)
         self.failure: CcpError | None = None
         try:
-            self.tokenizer, self.max_tokens = tokenizer_of(encoder, config.max_tokens)
+            self.reader = tokenizer_of(encoder, config.max_tokens, config.prompt)
         except CcpError as error:  # Ray would start the actor again and again
             self.failure = error
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        from ccp_ray.encoder import tokenize
-
         if self.failure:
             return _failed(row, self.failure)
         try:
@@ -67,7 +65,7 @@ class Tokenise:
         except CcpError as error:
             return _failed(row, error)
         reach("embed.read")
-        rows, cut = tokenize(self.tokenizer, table.column("text").to_pylist(), self.max_tokens)
+        rows, cut = self.reader.tokenize(table.column("text").to_pylist())
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
         return {
@@ -109,7 +107,8 @@ class Encode:
         self.precision = resolve(self.config.precision)
         self.failure: CcpError | None = None
         try:
-            self.encoder = Encoder.load(encoder, precision=self.precision, pooling=self.config.pooling)
+            pooling, prompt = self.config.pooling, self.config.prompt
+            self.encoder = Encoder.load(encoder, precision=self.precision, pooling=pooling, prompt=prompt)
         except CcpError as error:
             self.failure = error
 
@@ -128,12 +127,11 @@ class Encode:
         reach("embed.tokenised")
         lengths = np.frombuffer(row.pop("lengths"), dtype=np.int64)
         flat = np.frombuffer(row.pop("tokens"), dtype=np.int32).astype(np.int64)
-        budget = self.config.token_budget
         started = time.monotonic()
-        vectors_ND = self.encoder.encode_tokens(np.split(flat, np.cumsum(lengths)[:-1]), budget)
+        vectors_ND = self.encoder.encode_tokens(np.split(flat, np.cumsum(lengths)[:-1]), self.config.token_budget)
         seconds = time.monotonic() - started
         reach("embed.encoded")
-        real, padded = padding(lengths, budget)
+        real, padded = padding(lengths, self.encoder.budget(self.config.token_budget))
         return {
             "vectors": vectors_ND.astype(self.config.dtype).tobytes(),
             "dtype": self.config.dtype,
@@ -142,7 +140,7 @@ class Encode:
             "tokens": real,
             "padded": padded,
             "seconds": seconds,
-            "token_limit": None,
+            "token_limit": self.encoder.token_limit,
         }
 
 

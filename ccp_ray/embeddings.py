@@ -7,8 +7,8 @@
 A piece is read whole and its two objects are hashed against the manifest before a byte of them is used, so a
 truncated upload or a flipped bit is an error and never a wrong neighbour. For 65,536 rows of 384 float32 (100 MB)
 hashing takes 0.06 s of the 0.2 s that reading them takes. Memory: two copies of one piece; by number, the two pieces
-of vectors and the two of rows that were used last. Neighbouring rows cost one read; 1,000 rows from all over 100 million
-cost up to 1,000, so sort what you ask for. With a calibration, vectors are calibrated by language as they are read.
+of vectors and the two of rows that were used last. Neighbouring rows cost one read, rows from all over one a piece
+(each piece once a call). With a calibration, vectors are calibrated by language as they are read.
 """
 
 from __future__ import annotations

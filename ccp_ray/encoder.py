@@ -1,13 +1,12 @@
 """Sentence encoder: a Hugging Face encoder, its tokenizer, and how a sentence's tokens become one vector.
 
-Pooling and normalisation are read from and written to the files that sentence-transformers uses
-(`modules.json`, `1_Pooling/config.json`), so their folders load here and ours load there. A plain Hugging
-Face folder pools the first token, as CCP does. `encode` sorts by length and batches by a token budget.
+What comes before and after the model is read from and written to the files that sentence-transformers uses
+(`text_reader`, `sentence_modules`), so their folders load here and ours load there. `encode` sorts by length and
+batches by a token budget; where a batch does not fit into the GPU's memory, the budget is halved from then on.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,98 +18,199 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from ccp_ray.batching import Tokens, pad, token_budget_batches
-from ccp_ray.encoder_config import ArchitectureConfig, EncoderConfig, Pooling
-from ccp_ray.errors import UsageError
+from ccp_ray.encoder_config import TRAINED_POOLINGS, ArchitectureConfig, EncoderConfig, Pooling
+from ccp_ray.errors import CcpError, UsageError
 from ccp_ray.hardware import device
 from ccp_ray.model_source import local_model
+from ccp_ray.pooling import pool
+from ccp_ray.sentence_modules import Normalize, SentenceModules, read_modules, write_modules
+from ccp_ray.text_reader import (
+    TextReader,
+    load_tokenizer,
+    longest_input,
+    lower_cases,
+    quiet_transformers,
+    reader_of,
+    special_tokens,
+    text_settings,
+)
 
-_UNLIMITED = 1 << 20  # tokenizers without a limit report a huge number
+# Padded tokens a forward pass. On a core of an EPYC, 6 x 384 encoder: 8192 costs 16 % (bf16) to 23 % (fp32) more than
+# 1024, whose activations stay in its cache. A GPU wants wide products.
+_BUDGET = {"cpu": 1024, "cuda": 16_384}
 
 
 class Encoder:
-    """Tokens in, one vector a text out."""
+    """Tokens in, one vector a text out.
+
+    `token_limit`: the token budget that was left after CUDA ran out of memory; None where it never did.
+    """
 
     def __init__(
         self,
         model: Any,
         tokenizer: Any,
-        pooling: Pooling = "cls",
+        pooling: Pooling | tuple[Pooling, ...] = "cls",
         normalize: bool = False,
         max_tokens: int | None = None,
     ) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        self.pooling: Pooling = pooling
-        self.normalize = normalize
-        self.max_tokens = min(max_tokens or _UNLIMITED, _longest_input(model.config, tokenizer))
+        self.model = model
+        self.modules = SentenceModules(pooling, (Normalize(),) * normalize)
+        longest = longest_input(model.config, tokenizer)
+        self.reader = TextReader(tokenizer, min(longest, max_tokens or longest))
         self.prefix, self.suffix = special_tokens(tokenizer)
         self.pad_id = int(tokenizer.pad_token_id)
+        self.token_limit: int | None = None
 
     @classmethod
     def load(
-        cls, source: str, *, precision: Literal["fp32", "bf16"] = "fp32", pooling: Pooling | None = None
+        cls,
+        source: str,
+        *,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        pooling: Pooling | None = None,
+        prompt: str | None = None,
     ) -> Encoder:
         """Load from any model source, in evaluation mode, on this process's device.
 
-        `pooling` overrides what the folder says. Raises UsageError for a folder that is not a model.
+        `pooling` and `prompt` override what the folder says. Raises UsageError for a folder that is not a model.
         """
         folder = local_model(source)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        model = from_folder(transformers.AutoModel, folder, dtype).to(device()).eval()
-        spoken, normalize, longest = read_pooling(folder)
-        return cls(model, load_tokenizer(folder), pooling or spoken, normalize, longest)
+        model = from_folder(_auto_class(folder), folder, dtype).to(device()).eval()
+        model.config.use_cache = False  # decoders keep every layer's keys otherwise
+        return cls._of_folder(folder, model, pooling, prompt)
+
+    @classmethod
+    def _of_folder(cls, folder: Path, model: Any, pooling: Pooling | None = None, prompt: str | None = None) -> Encoder:
+        reader = reader_of(folder, model.config).narrowed(prompt=prompt)
+        modules = read_modules(folder)
+        modules = modules._replace(pooling=pooling or modules.pooling)
+        modules = modules._replace(steps=tuple(step.to(model.device) for step in modules.steps))
+        try:
+            modules.width(int(model.config.hidden_size))
+        except UsageError as error:
+            raise UsageError(f"{folder}: {error}") from None
+        made = cls(model, reader.tokenizer)
+        made.reader, made.modules = reader, modules
+        made._check_prompt(reader.prompt, str(folder))
+        return made
+
+    def _check_prompt(self, prompt: str, name: str) -> None:
+        if prompt and not self.modules.pools_prompt:
+            raise UsageError(
+                f"{name}: its pooling leaves the prompt's tokens out (include_prompt: false), which is not supported; "
+                "use an empty prompt"
+            )
 
     @property
     def dimensions(self) -> int:
-        return int(self.model.config.hidden_size)
+        """Width of the vectors, after every Dense."""
+        return self.modules.width(int(self.model.config.hidden_size))
+
+    @property
+    def pooling(self) -> Pooling | tuple[Pooling, ...]:
+        return self.modules.pooling
+
+    @property
+    def normalize(self) -> bool:
+        """Whether vectors come out at unit length."""
+        return bool(self.modules.steps) and isinstance(self.modules.steps[-1], Normalize)
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.reader.tokenizer
+
+    @property
+    def max_tokens(self) -> int:
+        return self.reader.max_tokens
+
+    @max_tokens.setter
+    def max_tokens(self, longest: int) -> None:
+        self.reader = self.reader._replace(max_tokens=longest)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[Tokens], int]:
         """Ids with special tokens, cut to the encoder's length. Returns (rows, number of texts that were cut)."""
-        return tokenize(self.tokenizer, texts, self.max_tokens)
+        return self.reader.tokenize(texts)
+
+    def budget(self, asked: int | None = None) -> int:
+        """Padded tokens of a forward pass: what is asked, else what suits the device; never above `token_limit`."""
+        budget = asked or _BUDGET[self.model.device.type]
+        return min(budget, self.token_limit or budget)
 
     @torch.inference_mode()
-    def encode_tokens(self, rows: Sequence[Tokens], token_budget: int = 8192) -> NDArray[np.float32]:
-        """Vectors [N, D] of token rows, in their order. token_budget: padded tokens a forward pass."""
+    def encode_tokens(self, rows: Sequence[Tokens], token_budget: int | None = None) -> NDArray[np.float32]:
+        """Vectors [N, D] of token rows, in their order. token_budget: padded tokens a forward pass; see `budget`.
+
+        Where CUDA has no memory for a batch, what is left is batched again with half the budget, also in later
+        calls. Raises CcpError for a text that does not fit alone.
+        """
         out_ND = np.empty((len(rows), self.dimensions), dtype=np.float32)
-        lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
-        for batch in token_budget_batches(lengths, token_budget):
-            ids_BT, mask_BT = pad([rows[i] for i in batch], self.pad_id)
-            vectors_BD = self.forward(torch.from_numpy(ids_BT), torch.from_numpy(mask_BT))
-            out_ND[batch] = vectors_BD.float().cpu().numpy()
+        length_N = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
+        batches = token_budget_batches(length_N, self.budget(token_budget))
+        while batches:
+            vectors_BD = self._attempt([rows[i] for i in batches[0]])
+            if vectors_BD is None:
+                left = np.concatenate(batches)
+                self._halve(length_N[batches[0]])
+                batches = [left[batch] for batch in token_budget_batches(length_N[left], self.budget(token_budget))]
+            else:
+                out_ND[batches.pop(0)] = vectors_BD.cpu().numpy()
         return out_ND
 
-    def encode(self, texts: Sequence[str], token_budget: int = 8192) -> NDArray[np.float32]:
-        """Vectors [N, D] of texts."""
-        return self.encode_tokens(self.tokenize(texts)[0], token_budget)
+    def _attempt(self, rows: Sequence[Tokens]) -> torch.Tensor | None:
+        """Vectors [B, D], or None where memory ran out: outside of the handler nothing of the pass is held."""
+        ids_BT, mask_BT = pad(rows, self.pad_id)
+        try:
+            return self.forward(torch.from_numpy(ids_BT), torch.from_numpy(mask_BT))
+        except torch.OutOfMemoryError:
+            return None
+
+    def _halve(self, length_B: NDArray[np.int64]) -> None:
+        """Lower `token_limit` below the batch that did not fit."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(length_B) == 1:
+            raise CcpError(
+                f"out of memory: one text of {length_B[0]} tokens does not fit on {self.model.device}; "
+                "set max_tokens lower, or free the device's memory"
+            )
+        self.token_limit = int(len(length_B) * length_B.max()) // 2
+
+    def encode(
+        self, texts: Sequence[str], token_budget: int | None = None, *, prompt: str | None = None
+    ) -> NDArray[np.float32]:
+        """Vectors [N, D] of texts. prompt: put before every text; None for the encoder's own."""
+        self._check_prompt(prompt or "", "prompt")
+        return self.encode_tokens(self.reader.narrowed(prompt=prompt).tokenize(texts)[0], token_budget)
 
     def forward(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-        """Pooled vectors [B, D] of padded token ids."""
+        """Vectors [B, D] of padded token ids, in fp32."""
         where = self.model.device
-        hidden_BTD = self.model(input_ids=ids_BT.to(where), attention_mask=mask_BT.to(where)).last_hidden_state
-        pooled_BD = pool(hidden_BTD, mask_BT.to(where), self.pooling)
-        return torch.nn.functional.normalize(pooled_BD.float(), dim=1) if self.normalize else pooled_BD
+        # Without padding there is nothing to mask: attention takes its faster path.
+        attended = None if bool(mask_BT.all()) else mask_BT.to(where)
+        hidden_BTD = self.model(input_ids=ids_BT.to(where), attention_mask=attended).last_hidden_state
+        vectors_BD = pool(hidden_BTD.float(), mask_BT.to(where), self.pooling)
+        for step in self.modules.steps:
+            vectors_BD = step(vectors_BD)
+        return vectors_BD
 
     def save(self, folder: Path) -> None:
         """Write a plain Hugging Face folder that sentence-transformers loads too."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        write_pooling(folder, self.pooling, self.normalize, self.dimensions, self.max_tokens)
+        write_modules(folder, self.modules, int(self.model.config.hidden_size), self.max_tokens, self.reader.prompt)
 
 
-def pool(hidden_BTD: torch.Tensor, mask_BT: torch.Tensor, pooling: Pooling) -> torch.Tensor:
-    """First token, or the mean over real tokens. Returns [B, D]."""
-    if pooling == "cls":
-        return hidden_BTD[:, 0]
-    weights_BT1 = mask_BT.unsqueeze(-1).to(hidden_BTD.dtype)
-    return (hidden_BTD * weights_BT1).sum(1) / weights_BT1.sum(1).clamp(min=1)
-
-
-def tokenizer_of(source: str, max_tokens: int | None = None) -> tuple[Any, int]:
-    """A source's tokenizer and its longest input in tokens, without loading weights."""
-    folder = local_model(source)
-    tokenizer = load_tokenizer(folder)
-    shape = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    spoken = read_pooling(folder)[2]
-    return tokenizer, min(x for x in (max_tokens, spoken, _longest_input(shape, tokenizer)) if x)
+def _auto_class(folder: Path) -> Any:
+    """Of an encoder-decoder (T5) only the encoder. Raises UsageError."""
+    try:
+        shape = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError):
+        return transformers.AutoModel  # `from_folder` says what is wrong
+    # T5's shape names decoder layers even where its encoder was saved alone.
+    pair = shape.is_encoder_decoder or hasattr(shape, "num_decoder_layers")
+    return transformers.AutoModelForTextEncoding if pair else transformers.AutoModel
 
 
 def from_folder(auto: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -132,19 +232,6 @@ def from_folder(auto: Any, folder: Path, dtype: torch.dtype = torch.float32) -> 
             f"{folder}: {len(lost)} weights that config.json asks for are missing or of another shape, first {lost[0]}"
         )
     return model
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """The folder's fast tokenizer. Raises UsageError."""
-    quiet_transformers()
-    try:
-        loaded = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"{folder}: the tokenizer is missing or damaged: {reason}") from error
-    if loaded.pad_token_id is None:
-        raise UsageError(f"{folder}: the tokenizer has no padding token (tokenizer_config.json: pad_token)")
-    return loaded
 
 
 def new_model(config: ArchitectureConfig, tokenizer: Any, seed: int) -> Any:
@@ -185,90 +272,27 @@ def load_trainable(source: str | None, config: EncoderConfig, tokenizer: Path, w
     folder = local_model(source)
     torch.manual_seed(seed)
     model = from_folder(transformers.AutoModelForMaskedLM if with_mlm else transformers.AutoModel, folder)
-    spoken, normalize, longest = read_pooling(folder)
-    loaded = load_tokenizer(folder)
-    if with_mlm and loaded.mask_token_id is None:
+    encoder = Encoder._of_folder(folder, model.train(), config.pooling)
+    _check_trainable(source, folder, encoder)
+    if with_mlm and encoder.tokenizer.mask_token_id is None:
         raise UsageError(f"{source}: the tokenizer has no mask token, which mlm needs; set mlm.weight=0")
-    return Encoder(model.train(), loaded, config.pooling or spoken, normalize, longest)
+    return encoder
 
 
-def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> tuple[list[Tokens], int]:
-    """Ids with special tokens, cut to max_tokens. Returns (rows, number of texts that were cut)."""
-    prefix, suffix = special_tokens(tokenizer)
-    room = max_tokens - len(prefix) - len(suffix)
-    rows: list[Tokens] = []
-    cut = 0
-    for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if len(texts) else []:
-        cut += len(ids) > room
-        rows.append(np.asarray([*prefix, *ids[:room], *suffix], dtype=np.int64))
-    return rows, cut
-
-
-def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before and after one sentence."""
-    ids = list(tokenizer("")["input_ids"])
-    return ids[:1], ids[1:]
-
-
-def read_pooling(folder: Path) -> tuple[Pooling, bool, int | None]:
-    """(pooling, whether vectors are normalised, longest input) as sentence-transformers records them."""
-    modules = folder / "modules.json"
-    if not modules.is_file():
-        return "cls", False, None
-    steps = {str(step["type"]).rsplit(".", 1)[-1]: folder / str(step["path"]) for step in _read_json(modules)}
-    settings = folder / "sentence_bert_config.json"
-    longest = _read_json(settings).get("max_seq_length") if settings.is_file() else None
-    unknown = set(steps) - {"Transformer", "Pooling", "Normalize"}
-    if unknown:
+def _check_trainable(source: str, folder: Path, encoder: Encoder) -> None:
+    """Training pools itself and takes tokens from the corpus: refuse what it would leave out."""
+    known = " and ".join(TRAINED_POOLINGS)
+    if encoder.pooling not in TRAINED_POOLINGS:
+        raise UsageError(f"{source}: training supports {known} pooling, not {encoder.pooling}; set encoder.pooling")
+    others = sorted({type(step).__name__ for step in encoder.modules.steps} - {"Normalize"})
+    if others:
         raise UsageError(
-            f"{folder}: modules.json names {', '.join(sorted(unknown))}; known are Transformer, Pooling, Normalize"
+            f"{source}: training supports {known} pooling and Normalize, but modules.json names {others[0]}"
         )
-    if "Pooling" not in steps:
-        return "cls", "Normalize" in steps, longest
-    spec = _read_json(steps["Pooling"] / "config.json")
-    modes = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
-    flags = [modes.get(key, key) for key, on in spec.items() if key.startswith("pooling_mode_") and on]
-    chosen = flags or [spec.get("pooling_mode", "mean")]  # sentence-transformers' own default
-    if chosen not in (["cls"], ["mean"]):
-        raise UsageError(f"{folder}: pooling {chosen} is not supported; known are cls and mean")
-    return ("mean" if chosen == ["mean"] else "cls"), "Normalize" in steps, longest
-
-
-def write_pooling(folder: Path, pooling: Pooling, normalize: bool, dimensions: int, max_tokens: int) -> None:
-    """The files that make the folder a sentence-transformers model."""
-    package = "sentence_transformers.models"
-    steps = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * normalize
-    modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"{package}.{name}"} for i, (path, name) in enumerate(steps)
-    ]
-    spec = {
-        "word_embedding_dimension": dimensions,
-        "pooling_mode_cls_token": pooling == "cls",
-        "pooling_mode_mean_tokens": pooling == "mean",
-    }
-    (folder / "1_Pooling").mkdir(exist_ok=True)
-    (folder / "modules.json").write_text(json.dumps(modules, indent=1))
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(spec, indent=1))
-    (folder / "sentence_bert_config.json").write_text(
-        json.dumps({"max_seq_length": max_tokens, "do_lower_case": False})
-    )
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: missing or damaged ({error})") from error
-
-
-def quiet_transformers() -> None:
-    """Only errors: progress bars and advice of the loader are not for our users."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-
-
-def _longest_input(config: Any, tokenizer: Any) -> int:
-    positions = int(getattr(config, "max_position_embeddings", _UNLIMITED))
-    if "roberta" in config.model_type or config.model_type == "camembert":
-        positions -= int(config.pad_token_id) + 1  # their positions start after the padding index
-    return min(positions, int(min(tokenizer.model_max_length, _UNLIMITED)))
+    if encoder.reader.prompt:
+        raise UsageError(
+            f"{source}: training puts no prompt before sentences; remove default_prompt_name from "
+            "config_sentence_transformers.json"
+        )
+    if text_settings(folder).lower_case and not lower_cases(transformers.AutoTokenizer.from_pretrained(folder)):
+        raise UsageError(f"{source}: training does not follow do_lower_case; give it a tokenizer that lower-cases")

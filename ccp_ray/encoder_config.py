@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
 from ccp_ray.config import StrictModel
 
-Pooling = Literal["cls", "mean"]
+Pooling = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+TrainedPooling = Literal["cls", "mean"]
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+TRAINED_POOLINGS: tuple[TrainedPooling, ...] = get_args(TrainedPooling)
 
 
 class ArchitectureConfig(StrictModel):
@@ -26,5 +29,5 @@ class EncoderConfig(StrictModel):
     """What to train. Without a source: the encoder whose tokenizer the corpus took, else one from scratch."""
 
     source: str | None = Field(default=None, description="folder, s3://, hub name or package://")
-    pooling: Pooling | None = Field(default=None, description="None: as the source says; mean from scratch")
+    pooling: TrainedPooling | None = Field(default=None, description="None: as the source says; mean from scratch")
     architecture: ArchitectureConfig = ArchitectureConfig()

@@ -16,11 +16,11 @@ from torch import nn
 
 from ccp_ray.batching import Tokens, equal_chunks, pad
 from ccp_ray.contexts import Pairs
-from ccp_ray.encoder import pool
 from ccp_ray.encoder_config import Pooling
 from ccp_ray.head import ProjectionHead, Statistics
 from ccp_ray.loss import Side
 from ccp_ray.mlm import mlm_loss, prediction_head
+from ccp_ray.pooling import pool
 from ccp_ray.pretrain_config import HeadStart, Norm
 
 Padded = tuple[torch.Tensor, torch.Tensor]
@@ -83,7 +83,7 @@ class CcpModel(nn.Module):
     def __init__(
         self,
         model: Any,
-        pooling: Pooling,
+        pooling: Pooling | tuple[Pooling, ...],
         projection: int,
         with_mlm: bool,
         norm: Norm = "asymmetric",
@@ -91,7 +91,7 @@ class CcpModel(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.pooling: Pooling = pooling
+        self.pooling = pooling
         self.head = ProjectionHead(int(model.config.hidden_size), projection, norm, head_start)
         if with_mlm:
             prediction_head(model)  # fails here, before any work, where the family is unknown

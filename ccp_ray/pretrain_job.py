@@ -156,7 +156,7 @@ def _starting_point(corpus: Artifact, config: PretrainConfig) -> InputRef | None
     source = starting_source(corpus, config)
     if source is None:
         return None
-    from ccp_ray.encoder import load_tokenizer  # torch only where an encoder is given
+    from ccp_ray.text_reader import load_tokenizer  # torch only where an encoder is given
 
     folders = (Corpus.open(corpus.uri).tokenizer_folder(cache_folder()), local_model(source))
     if len({tokenizer_fingerprint(load_tokenizer(folder)) for folder in folders}) > 1:

@@ -127,7 +127,7 @@ def _query(uri: str, place: str, line: Line, parse: Callable[[str], Query]) -> Q
         query.text.encode()
     except UnicodeError:
         raise DataError(f"{uri}, {place}: not UTF-8 text, or a lone surrogate") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         expected = "an id, a tab and a text" if parse is _from_tabs else 'a JSON object with "id" and "text"'
         raise DataError(f"{uri}, {place}: expected {expected}") from None
     if not query.id:

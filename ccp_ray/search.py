@@ -12,6 +12,7 @@ Shards propose (`ccp_ray.shard`), one function puts in order (`ccp_ray.ranking.b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
@@ -142,4 +143,4 @@ def _hits(table: pa.Table, queries: int) -> list[list[Hit]]:
     columns: list[list[Any]] = [table.column(name).to_pylist() for name in Hit._fields]
     hits = list(map(Hit._make, zip(*columns, strict=True)))
     bounds = np.searchsorted(table.column("query").to_numpy(), np.arange(queries + 1)).tolist()
-    return [hits[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return [hits[start:stop] for start, stop in pairwise(bounds)]

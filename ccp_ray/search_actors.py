@@ -1,8 +1,8 @@
 """The shards of an index in Ray actors, on as many machines as there are.
 
 Shards are dealt over actors by rows, the largest first to whom has least. Each actor opens and hashes its shards alone,
-and answers with its k best rows; `ccp_ray.ranking.best` orders what all answer, so hits are those of one process, to the
-bit. Queries go out in blocks, two of them under way: one is merged while the next is searched.
+and answers with its k best rows; `ccp_ray.ranking.best` orders what all answer, so hits are those of one process,
+to the bit. Queries go out in blocks, two of them under way: one is merged while the next is searched.
 
 An actor that dies is started again by Ray, on another machine if need be, opens its shards and is asked again.
 """
@@ -10,6 +10,7 @@ An actor that dies is started again by Ray, on another machine if need be, opens
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from ccp_ray.artifact import Artifact
 from ccp_ray.errors import CcpError, UsageError, carry, raise_carried
+from ccp_ray.progress import say
 from ccp_ray.ranking import best
 from ccp_ray.session import cluster_cpus
 from ccp_ray.shards import Shards
@@ -29,6 +31,7 @@ _BLOCK = 1024  # queries
 _UNDER_WAY = 2  # blocks
 _RESTARTS = 3  # of an actor, and of a question
 _CPUS = 1  # of an actor
+_PATIENCE_S = 30  # until it is said what is waited for
 
 
 class ShardActors:
@@ -48,7 +51,13 @@ class ShardActors:
         manifest = artifact.model_dump_json()
         self._actors = [remote.remote(manifest, artifact.uri, hand, _CPUS) for hand in hands]
         try:
-            self.languages: set[str] = set().union(*self._gather([a.languages.remote() for a in self._actors]))
+            opening = [actor.languages.remote() for actor in self._actors]
+            _, waiting = ray.wait(opening, num_returns=len(opening), timeout=_PATIENCE_S)
+            if waiting:
+                free = int(ray.available_resources().get("CPU", 0))
+                told = f"{len(waiting)} of {len(opening)} actors are opening shards or wait for a CPU"
+                say(f"search: {told} ({free} free)")
+            self.languages: set[str] = set().union(*self._gather(opening))
         except BaseException:
             self.close()
             raise
@@ -122,6 +131,9 @@ class _Searcher:
             if full is None:
                 raise
             self._failure = carry(full)
+
+    def pid(self) -> int:
+        return os.getpid()
 
     def languages(self) -> tuple[str, set[str] | None]:
         return self._failure, self._shards.languages if self._shards else None

@@ -184,8 +184,7 @@ def _mapped(parquet: Path) -> pa.Table:
 
 def _select(chosen_N: NDArray[np.bool_]) -> _Selection:
     """FAISS' selector of the rows. One run of rows is a range: there FAISS keeps to its fast path."""
-    import faiss
-
+    faiss = _faiss()
     row_n = np.flatnonzero(chosen_N)
     if len(row_n) and row_n[-1] - row_n[0] + 1 == len(row_n):
         return _Selection(len(row_n), faiss.IDSelectorRange(int(row_n[0]), int(row_n[-1]) + 1))
@@ -193,8 +192,7 @@ def _select(chosen_N: NDArray[np.bool_]) -> _Selection:
 
 
 def _set_parameters(index: Any, parameters: str, where: str) -> None:
-    import faiss
-
+    faiss = _faiss()
     try:
         faiss.ParameterSpace().set_index_parameters(index, parameters)
     except RuntimeError as error:
@@ -204,8 +202,7 @@ def _set_parameters(index: Any, parameters: str, where: str) -> None:
 
 def _settings(index: Any, selector: Any) -> Any:
     """What the index is set to, as parameters of one search, and the selector: FAISS takes either from there alone."""
-    import faiss
-
+    faiss = _faiss()
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
         return faiss.SearchParametersPreTransform(index_params=_settings(index.index, selector))
@@ -217,3 +214,10 @@ def _settings(index: Any, selector: Any) -> Any:
     if isinstance(index, faiss.IndexHNSW):
         return faiss.SearchParametersHNSW(sel=selector, efSearch=index.hnsw.efSearch)
     return faiss.SearchParameters(sel=selector)
+
+
+def _faiss() -> Any:
+    """FAISS, loaded at need. Untyped: its stubs do not know the keywords that its Python layer adds."""
+    import faiss
+
+    return faiss

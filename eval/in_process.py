@@ -20,7 +20,7 @@ from ccp_ray.calibration_config import CalibrationConfig
 from ccp_ray.calibration_fit import fit
 from ccp_ray.corpus import Corpus
 from ccp_ray.embed_config import EmbedConfig
-from ccp_ray.encoder import Encoder, tokenize
+from ccp_ray.encoder import Encoder
 from ccp_ray.hardware import resolve
 from eval.evaluate import EvaluateConfig, load_benchmarks, score_benchmark
 from eval.protocol import Text, Vectors, distinct
@@ -63,12 +63,13 @@ def corpus_sentences(corpus: Corpus, config: EmbedConfig) -> dict[str, list[str]
 
 
 def _load(encoder: str, config: EmbedConfig) -> Encoder:
-    return Encoder.load(encoder, precision=resolve(config.precision), pooling=config.pooling)
+    precision = resolve(config.precision)
+    return Encoder.load(encoder, precision=precision, pooling=config.pooling, prompt=config.prompt)
 
 
 def _encode(model: Encoder, texts: Sequence[str], config: EmbedConfig) -> FloatArray:
     """Vectors [N, D] as an embeddings artifact would store them, read back."""
-    rows, _ = tokenize(model.tokenizer, texts, min(model.max_tokens, config.max_tokens or model.max_tokens))
+    rows, _ = model.reader.narrowed(config.max_tokens).tokenize(texts)
     return model.encode_tokens(rows, config.token_budget).astype(config.dtype).astype(np.float32)
 
 

@@ -1,140 +1,143 @@
-"""ccp-ray bench: what each stage takes, and a training step side by side with others.
+"""ccp-ray bench [PART…]: speed and memory on this machine, side by side with others, beside what was asked for.
 
-Stages: runs the quickstart's pipeline (fewer training steps) a few times from nothing and prints medians of rows/s,
-tokens/s, padding efficiency and peak memory, as a user sees them, with starting the workers. Training: see
-`jobs.bench_training`. All figures are kept as JSON under `bench/`, one file a machine.
+stages     each stage of the quickstart's pipeline            jobs.bench_stages
+training   a training step against others                     jobs.bench_training
+embed      encoder loop, job, workers, memory, restart, GPU   jobs.bench_embed
+index      the job's build against plain FAISS                jobs.bench_index
+search     sharded search against one IndexFlatIP             jobs.bench_search
+store      requests on disk and on S3 servers                 jobs.bench_store
+
+Figures are kept as JSON under `bench/`, one file a machine, after every part: what was measured is not lost when a
+later part fails. Scratch folders and servers are gone at the end, also after an interruption.
 """
 
 from __future__ import annotations
 
-import datetime
+import contextlib
 import enum
-import json
-import platform
-import re
-import statistics
-import tempfile
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
-import psutil
 import typer
 
-from ccp_ray.config import load_config
-from ccp_ray.progress import say
 from ccp_ray.session import ray_session
-from jobs.bench_training import training_bench, training_table
+from jobs.bench_embed import embed_bench
+from jobs.bench_figures import BenchOptions, figure_table, today
+from jobs.bench_index import index_bench
+from jobs.bench_results import keep
+from jobs.bench_search import search_bench
+from jobs.bench_stages import stages_bench, stages_table
+from jobs.bench_store import store_bench
+from jobs.bench_training import ENCODER, training_bench, training_table
 from jobs.command import AsJson, ConfigFiles, Overrides, main, native_noise_aside, print_json, reported
-from jobs.pipeline import PipelineConfig, Stages, run_stages
-from jobs.pipeline_report import stage_figures
-from jobs.plan import duration, megabytes
 
 
-class Part(str, enum.Enum):
-    """A half of the bench."""
+class Part(enum.Enum):
+    """What can be measured apart."""
 
     stages = "stages"
     training = "training"
+    embed = "embed"
+    index = "index"
+    search = "search"
+    store = "store"
 
 
-_TRAINING_ROUNDS = 5
-_RECIPE = Path(__file__).parent / "recipes" / "quickstart.yaml"
-_FIGURES = ("seconds", "rows_per_s", "tokens_per_s", "padding_efficiency", "peak_memory_bytes")
+_ROUNDS = {Part.stages: 3}
+_USUAL_ROUNDS = 5
+_FIGURES: dict[Part, Callable[[BenchOptions], dict[str, Any]]] = {
+    Part.index: index_bench,
+    Part.search: search_bench,
+    Part.store: store_bench,
+}
 
 
 def bench(
+    parts: Annotated[list[Part] | None, typer.Argument(help="What to measure (default: all).")] = None,
     config: ConfigFiles = None,
     overrides: Overrides = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Runs from nothing; medians are shown.")] = 3,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Medians are of so many (3 of stages, else 5).")] = None,
     results: Annotated[str, typer.Option(help="Folder that keeps the results.")] = "bench",
-    documents: Annotated[list[str] | None, typer.Option(help="Text to train on (default: generated).")] = None,
-    only: Annotated[Part | None, typer.Option(help="One half of it.")] = None,
+    documents: Annotated[list[str] | None, typer.Option(help="Text (default: generated); repeatable.")] = None,
+    section: Annotated[list[str] | None, typer.Option(help="Of embed, only this one; repeatable.")] = None,
+    encoder: Annotated[str, typer.Option(help="Encoder of embed's sections.")] = ENCODER,
+    texts: Annotated[int | None, typer.Option(min=10, help="Sentences of each section of embed.")] = None,
+    pieces: Annotated[int, typer.Option(min=2, help="Pieces of the restart's plan.")] = 10_000,
+    rows: Annotated[int, typer.Option(min=100, help="Vectors of index and search.")] = 100_000,
+    dimensions: Annotated[int, typer.Option(min=8, help="Of those vectors.")] = 384,
+    factory: Annotated[list[str] | None, typer.Option(help="FAISS factory string to build; repeatable.")] = None,
+    objects: Annotated[int, typer.Option(min=1, help="Small objects of store.")] = 1000,
     as_json: AsJson = False,
 ) -> None:
-    """Measure every stage, and a training step against others, on this machine."""
-    report: dict[str, Any] = {}
-    with reported():
-        recipe = load_config(PipelineConfig, config or [str(_RECIPE)], ["pretrain.steps=100", *(overrides or ())])
-        with native_noise_aside(), ray_session():
-            if only != Part.training:
-                measured = [_round(recipe, number + 1, rounds) for number in range(rounds)]
-                report |= {"date": _today(), "rounds": rounds, "medians": _medians(measured), "measured": measured}
-            if only != Part.stages:
-                report["training"] = {"date": _today(), **training_bench(documents or [], _TRAINING_ROUNDS)}
-    file = keep(report, Path(results))
+    """Measure this machine: stages, training, embed, index, search, store, beside others and what was asked for."""
+    folder, measured = Path(results), dict[str, Any]()
+    chosen = list(dict.fromkeys(parts or Part))
+    with reported(), native_noise_aside(), _left_clean():
+        for part in chosen:
+            options = BenchOptions(
+                encoder=encoder,
+                documents=documents or [],
+                rounds=rounds or _ROUNDS.get(part, _USUAL_ROUNDS),
+                texts=texts,
+                pieces=pieces,
+                rows=rows,
+                dimensions=dimensions,
+                objects=objects,
+                factories=factory or [],
+                sections=section or [],
+            )
+            found = _measure(part, options, config or [], overrides or [], folder)
+            measured |= found
+            file = keep(found, folder)
     if as_json:
-        print_json({"file": str(file)} | {name: report[name] for name in ("medians", "training") if name in report})
+        print_json({"file": str(file)} | {name: value for name, value in measured.items() if name != "measured"})
         return
-    if "medians" in report:
-        print(table(report["medians"]))
-        print(f"median of {rounds} runs\n")
-    if "training" in report:
-        print(training_table(report["training"]))
-        print(f"median of {_TRAINING_ROUNDS} rounds")
+    for table in tables(measured):
+        print(f"{table}\n")
     print(f"all figures are in {file}")
 
 
-def keep(report: dict[str, Any], folder: Path) -> Path:
-    """Write the figures of this machine; a half that was not measured stays as it was."""
-    hardware = machine()
-    name = re.sub(r"[^a-z0-9]+", "-", f"{hardware['cpu']} {hardware['cores']} cores".lower()).strip("-")
-    file = folder / f"{name}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    before = json.loads(file.read_text()) if file.exists() else {}
-    file.write_text(json.dumps(before | {"machine": hardware} | report, indent=1) + "\n")
-    return file
+def _measure(
+    part: Part, options: BenchOptions, config: list[str], overrides: list[str], folder: Path
+) -> dict[str, Any]:
+    """What a part adds to the file: under its name, but for the stages, which were there first."""
+    if part is Part.stages:
+        return stages_bench(config, overrides, options.rounds)
+    if part is Part.training:
+        with ray_session():
+            return {"training": {"date": today(), **training_bench(options.documents, options.rounds)}}
+    if part is Part.embed:
+        return {"embed": embed_bench(options, lambda sections: keep({"embed": sections}, folder))}
+    return {part.value: _FIGURES[part](options)}
 
 
-def _today() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+def tables(measured: dict[str, Any]) -> list[str]:
+    """What was measured as text, a table a part."""
+    out = []
+    if "medians" in measured:
+        out.append(f"{stages_table(measured['medians'])}\nmedian of {measured['rounds']} runs")
+    if "training" in measured:
+        out.append(f"{training_table(measured['training'])}\nmedian of {len(measured['training']['rounds'])} rounds")
+    out += [figure_table(f"embed, {name}", figures) for name, figures in measured.get("embed", {}).items()]
+    return out + [figure_table(part.value, measured[part.value]) for part in _FIGURES if part.value in measured]
 
 
-def table(medians: dict[str, dict[str, float | None]]) -> str:
-    """The medians as aligned text."""
-    lines = [f"{'stage':<24}{'time':>12}{'rows/s':>12}{'tokens/s':>12}{'padding eff.':>14}{'peak memory':>13}"]
-    for stage, figures in medians.items():
-        rows, tokens, share = (figures[name] for name in _FIGURES[1:4])
-        cells = (
-            f"{duration(figures['seconds'] or 0):>12}",
-            f"{rows:>12,.0f}" if rows else f"{'-':>12}",
-            f"{tokens:>12,.0f}" if tokens else f"{'-':>12}",
-            f"{share:>14.3f}" if share else f"{'-':>14}",
-            f"{megabytes(figures['peak_memory_bytes'] or 0):>13}",
-        )
-        lines.append(f"{stage:<24}" + "".join(cells))
-    return "\n".join(lines)
+@contextlib.contextmanager
+def _left_clean() -> Iterator[None]:
+    """A bench that is told to end leaves no server and no scratch folder, as after an exception."""
 
+    def leave(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        sys.exit(128 + signum)
 
-def machine() -> dict[str, Any]:
-    """The hardware that the figures belong to."""
-    names = [line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith("model name")]
-    memory = f"{psutil.virtual_memory().total / 2**30:.0f} GiB"
-    return {
-        "cpu": names[0] if names else platform.processor() or platform.machine(),
-        "cores": psutil.cpu_count(),
-        "memory": memory,
-    }
-
-
-def _cpu_lines() -> list[str]:
-    file = Path("/proc/cpuinfo")
-    return file.read_text().splitlines() if file.is_file() else []
-
-
-def _round(recipe: PipelineConfig, number: int, rounds: int) -> list[dict[str, Any]]:
-    say(f"bench: run {number} of {rounds}")
-    with tempfile.TemporaryDirectory(prefix="ccp-ray-bench-") as folder:
-        stages = Stages(folder)
-        run_stages(recipe, stages)
-        return [stage_figures(item) for item in stages.finished]
-
-
-def _medians(measured: list[list[dict[str, Any]]]) -> dict[str, dict[str, float | None]]:
-    out: dict[str, dict[str, float | None]] = {}
-    for rows in zip(*measured, strict=True):
-        found = {name: [row[name] for row in rows if row[name] is not None] for name in _FIGURES}
-        out[rows[0]["stage"]] = {name: statistics.median(values) if values else None for name, values in found.items()}
-    return out
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Annotated
 
 import typer
@@ -139,7 +139,7 @@ def _by_query(block: Answered) -> Iterable[tuple[str, list[dict[str, object]]]]:
     return hits.items()
 
 
-def _json(value: dict[str, object], answer: IO[str]) -> None:
+def _json(value: Mapping[str, object], answer: IO[str]) -> None:
     answer.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 

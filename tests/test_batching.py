@@ -51,6 +51,14 @@ def test_a_piece_of_mixed_lengths_wastes_less_than_five_percent():
     assert real / reading_order < 0.6
 
 
+@pytest.mark.parametrize("budget", [1024, 16_384])  # the encoder's own on a CPU, on a GPU
+def test_a_piece_at_the_default_budgets_wastes_less_than_two_percent(budget):
+    rng = np.random.default_rng(0)
+    lengths = np.clip(rng.lognormal(3, 0.6, size=65_536), 3, 128).astype(np.int64)
+    real, padded = padding(lengths, budget)
+    assert real / padded > 0.98
+
+
 @given(st.integers(1, 40), st.data())
 def test_equal_chunks_differ_by_one_row_at_most_and_are_sorted_by_length(rows, data):
     chunks = data.draw(st.integers(1, rows))

@@ -1,14 +1,21 @@
-"""The bench's table and medians; the measuring itself is `make bench`."""
+"""The bench's tables, medians and file of results; what it measures is in test_bench_parts.py."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from jobs import bench
+from ccp_ray.errors import DataError
+from jobs import bench_results, bench_stages
+from jobs.bench_figures import Figure, figure_table, interleaved, median, median_ratio, report
+from jobs.bench_results import keep, machine
+from jobs.bench_scaling import worker_chart, worker_counts
+from jobs.bench_texts import bench_texts
 from jobs.bench_training import bank_bytes, generated_documents, summary, training_table
 
 
@@ -19,14 +26,15 @@ def row(stage: str, seconds: float, tokens_per_s: float | None) -> dict:
 
 def test_medians_are_by_stage_and_figure() -> None:
     rounds = [[row("corpus", s, None), row("encoder", 10 * s, 100 * s)] for s in (3.0, 1.0, 2.0)]
-    medians = bench._medians(rounds)
+    medians = bench_stages._medians(rounds)
     assert medians["corpus"]["seconds"] == 2.0
     assert medians["corpus"]["tokens_per_s"] is None
     assert medians["encoder"]["tokens_per_s"] == 200.0
 
 
 def test_the_table_is_aligned_and_says_what_was_not_measured() -> None:
-    lines = bench.table(bench._medians([[row("corpus", 2.0, None), row("encoder", 90.0, 51234.5)]])).splitlines()
+    medians = bench_stages._medians([[row("corpus", 2.0, None), row("encoder", 90.0, 51234.5)]])
+    lines = bench_stages.stages_table(medians).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert "51,234" in lines[2]
     assert "2.5 GB" in lines[2]
@@ -34,7 +42,7 @@ def test_the_table_is_aligned_and_says_what_was_not_measured() -> None:
 
 
 def test_the_machine_has_a_name() -> None:
-    found = bench.machine()
+    found = machine()
     assert found["cpu"]
     assert found["cores"] >= 1
 
@@ -70,3 +78,84 @@ def test_generated_sentences_differ_in_length(tmp_path: Path) -> None:
     lengths = np.array([len(part.split()) for record in records for part in record["text"].split(". ")])
     assert {record["lang"] for record in records} == {"qaa", "qab", "qac", "qad"}
     assert lengths.std() > 0.5 * lengths.mean()
+
+
+def test_a_figure_says_what_was_asked_of_it_and_whether_it_is_met() -> None:
+    part = report(
+        [
+            Figure("ours / theirs", 1.3, at_least=1.3),
+            Figure("restart", 5.01, "s", at_most=5),
+            Figure("rate", 51234.5, "texts/s"),
+            Figure("cosine", 0.99991, at_least=0.9999),
+        ],
+        notes=["nothing else"],
+    )
+    assert [each["met"] for each in part["figures"]] == [True, False, None, True]
+    lines = figure_table("embed", part).splitlines()
+    assert lines[0].split() == ["embed", "measured", "asked", "for"]
+    assert lines[1].split() == ["ours", "/", "theirs", "1.3", "at", "least", "1.3", "met"]
+    assert lines[2].split() == ["restart", "5.01", "s", "at", "most", "5", "NOT", "MET"]
+    assert lines[3].split() == ["rate", "51,234", "texts/s"]
+    assert lines[4].split() == ["cosine", "0.999910", "at", "least", "0.9999", "met"]
+    assert lines[5] == "  nothing else"
+    assert {line.index("at ") for line in lines[1:3]} == {lines[0].index("asked")}
+
+
+def test_contenders_take_turns_and_ratios_are_within_a_round() -> None:
+    calls: list[str] = []
+    slow = iter((1.0, 1.0, 10.0, 10.0, 2.0, 3.0))
+
+    def contender(name: str, seconds: float) -> float:
+        calls.append(name)
+        return seconds * next(slow)
+
+    both = {"a": lambda: contender("a", 2.0), "b": lambda: contender("b", 1.0)}
+    measured = interleaved(both, 3, "test")
+    assert calls == ["a", "b"] * 3
+    assert median(measured, "a") == 4.0
+    assert median_ratio(measured, "a", "b") == 2.0  # of 2, 2 and 4/3; the medians' own ratio is 4/3
+
+
+def test_keeping_merges_by_part_and_by_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_results, "machine", lambda: {"cpu": "A CPU (TM) 9", "cores": 2, "memory": "1 GiB"})
+    first = keep({"medians": {"corpus": 1}, "training": {"date": "then"}}, tmp_path)
+    assert first.name == "a-cpu-tm-9-2-cores.json"
+    keep({"embed": {"encode": {"date": "1"}, "restart": {"date": "1"}}}, tmp_path)
+    keep({"embed": {"restart": {"date": "2"}}, "training": {"date": "now"}}, tmp_path)
+    kept = json.loads(first.read_text())
+    assert kept["medians"] == {"corpus": 1}
+    assert kept["training"] == {"date": "now"}
+    assert kept["embed"] == {"encode": {"date": "1"}, "restart": {"date": "2"}}
+    assert [path.name for path in tmp_path.iterdir()] == [first.name]
+
+
+def test_rates_over_workers_come_with_a_chart(tmp_path: Path) -> None:
+    file = keep({"embed": {"workers": {"rates": {"1": 100.0, "2": 190.0, "4": 350.0}}}}, tmp_path)
+    chart = file.with_name(f"{file.stem}-workers.svg")
+    root = ElementTree.parse(chart).getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "measured from 100 to 350" in root.attrib["aria-label"]
+    assert "as many times one worker from 100 to 400" in root.attrib["aria-label"]
+    assert worker_chart({"1": 100.0}).startswith("<svg")  # one core
+
+
+def test_workers_double_up_to_the_cores() -> None:
+    assert [worker_counts(cores) for cores in (1, 2, 3, 8, 12)] == [
+        [1],
+        [1, 2],
+        [1, 2, 3],
+        [1, 2, 4, 8],
+        [1, 2, 4, 8, 12],
+    ]
+
+
+def test_text_that_is_too_short_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "en.jsonl"
+    file.write_text(json.dumps({"id": "a", "lang": "en", "text": "One cat.\n!!!\nTwo dogs. Three birds."}) + "\n")
+    found = bench_texts([str(file)], 5, tmp_path)
+    assert found.texts == ["One cat.", "Two dogs.", "Three birds.", "One cat.", "Two dogs."]
+    assert found.describe([str(file)]) == {"text": ["en.jsonl"], "texts": 5, "distinct": 3}
+    assert bench_texts([str(file)], 2, tmp_path).describe([])["distinct"] == 2
+    file.write_text(json.dumps({"id": "a", "lang": "en", "text": "!!!"}) + "\n")
+    with pytest.raises(DataError, match="no sentence to encode"):
+        bench_texts([str(file)], 5, tmp_path)

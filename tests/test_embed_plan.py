@@ -15,8 +15,16 @@ from ccp_ray.rows import ImportedPart
 
 SHA = "ab" * 32
 OTHER: dict[str, Any] = {
-    **{"precision": "fp32", "dtype": "float32", "pooling": "mean", "max_tokens": 9, "token_budget": 64},
-    **{"split": "dev", "limit": 3, "max_bad_share": 0.5, "piece_rows": 7},
+    "precision": "fp32",
+    "dtype": "float32",
+    "pooling": "mean",
+    "max_tokens": 9,
+    "prompt": "query: ",
+    "token_budget": 64,
+    "split": "dev",
+    "limit": 3,
+    "max_bad_share": 0.5,
+    "piece_rows": 7,
     "resources": {"workers": 3, "gpu": True, "tokenizers": 2},
 }
 SELECTION = {"split", "limit", "max_bad_share", "piece_rows", "resources"}

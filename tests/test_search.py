@@ -2,60 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import faiss
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from index_factory import D, build, faiss_index, queries, rows
 
-from ccp_ray.artifact import Artifact, Output, Request, open_output
-from ccp_ray.errors import StoreError, UsageError
-from ccp_ray.ledger import put_bytes
+from ccp_ray.artifact import Output, Request, open_output
+from ccp_ray.errors import DataError, StoreError, UsageError
 from ccp_ray.search import Hit, Index
-
-LANGUAGES = ["de", "en", "sw"]
-D = 16
-
-
-def rows(count: int, seed: int = 0, copies: int = 0) -> tuple[np.ndarray, list[dict[str, str]]]:
-    """Unit vectors and their table; the last `copies` rows repeat the first one under ids in shuffled order."""
-    rng = np.random.default_rng(seed)
-    vectors = rng.normal(size=(count, D)).astype(np.float32)
-    vectors[count - copies :] = vectors[0]
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    ids = [f"doc{i:05d}#0" for i in rng.permutation(count)]
-    return vectors, [{"id": ids[i], "lang": LANGUAGES[i % 3], "text": f"text {ids[i]}"} for i in range(count)]
-
-
-def build(uri: Path | str, vectors: np.ndarray, table: list[dict[str, str]], shards: int, factory="Flat") -> Artifact:
-    output = open_output(str(uri), Request(kind="index", config={"shards": shards}))
-    assert isinstance(output, Output)
-    files, described = [], []
-    for number, part in enumerate(np.array_split(np.arange(len(vectors)), shards)):
-        name = f"shard-{number:05d}"
-        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-        index.add(vectors[part])
-        buffer = io.BytesIO()
-        schema = pa.schema([(column, pa.string()) for column in ("id", "lang", "text")])
-        pq.write_table(pa.Table.from_pylist([table[i] for i in part], schema), buffer)
-        files.append(put_bytes(output.store, f"shards/{name}.faiss", faiss.serialize_index(index).tobytes()))
-        files.append(put_bytes(output.store, f"shards/{name}.parquet", buffer.getvalue()))
-        described.append({"name": name, "rows": len(part)})
-    encoder = {"role": "encoder", "uri": "nowhere", "fingerprint": "f"}
-    encoding = {"pooling": None, "max_tokens": None}
-    summary = {"rows": len(vectors), "dimensions": vectors.shape[1], "shards": described}
-    return output.finish(files, summary | {"encoder": encoder, "encoding": encoding, "calibrated": False})
 
 
 def oracle(vectors, table, queries, k, lang=None) -> list[list[tuple[str, float]]]:
-    """(id, cosine) by score, then id, in float64."""
+    """(id, cosine) by score, then id, in float64: one sum a pair."""
     wide = vectors.astype(np.float64)
     units = queries.astype(np.float32) / np.linalg.norm(queries.astype(np.float32), axis=1, keepdims=True)
     found = []
@@ -71,10 +34,6 @@ def oracle(vectors, table, queries, k, lang=None) -> list[list[tuple[str, float]
 
 def found(hits: Sequence[Sequence[Hit]]) -> list[list[tuple[str, float]]]:
     return [[(hit.id, hit.score) for hit in one] for one in hits]
-
-
-def queries(count: int, seed: int = 99) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(count, D)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +203,106 @@ def test_what_is_no_finished_index_is_refused(tmp_path):
         Index.open(str(tmp_path / "corpus"))
 
 
+def test_the_table_is_what_the_hits_are(at_shards):
+    asked = queries(5)
+    table = at_shards[7].search_table(asked, 4, "en")
+    hits = at_shards[7].search(asked, 4, "en")
+    assert table.column_names == ["query", "rank", "id", "score", "lang", "text"]
+    assert table.column("query").to_pylist() == [q for q in range(5) for _ in range(4)]
+    assert table.column("rank").to_pylist() == [1, 2, 3, 4] * 5
+    assert [Hit(*row.values()) for row in table.select(Hit._fields).to_pylist()] == [h for one in hits for h in one]
+
+
+def test_many_queries_at_once_and_few_give_the_same(at_shards):
+    """FAISS multiplies matrices for the first, and shards are searched in threads for the second."""
+    asked = queries(50)
+    for index in at_shards.values():
+        few = [hits for start in range(0, 50, 7) for hits in index.search(asked[start : start + 7], 5)]
+        assert index.search(asked, 5) == few == at_shards[1].search(np.asfortranarray(asked), 5)
+
+
+@pytest.mark.parametrize("lang", ["de", None])
+def test_inner_product_takes_rows_and_queries_as_they_are(tmp_path, lang):
+    vectors, table = rows(90, copies=20)
+    vectors = vectors * np.random.default_rng(1).uniform(0.01, 300, size=(90, 1)).astype(np.float32)
+    asked = queries(5) * 7
+    for shards in (1, 7):
+        build(tmp_path / str(shards), vectors, table, shards, metric="inner_product")
+        (hits, *_) = got = Index.open(str(tmp_path / str(shards))).search(asked, 12, lang)
+        wide = [
+            sorted(
+                (-float((row * query).sum()), entry["id"])
+                for row, entry in zip(vectors.astype(np.float64), table, strict=True)
+                if lang in (None, entry["lang"])
+            )[:12]
+            for query in asked.astype(np.float64)
+        ]
+        assert found(got) == [[(name, -score) for score, name in one] for one in wide]
+        assert hits[0].score > 10
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_language_in_one_run_and_one_scattered(tmp_path, ordered):
+    vectors, table = rows(120, copies=30)
+    if ordered:
+        table.sort(key=lambda entry: entry["lang"])
+    index = Index.open(build(tmp_path / "index", vectors, table, 3).uri)
+    assert index.languages == ["de", "en", "sw"]
+    asked = np.concatenate([queries(30), vectors[:1]])
+    for lang in index.languages:
+        assert found(index.search(asked, 9, lang)) == oracle(vectors, table, asked, 9, lang)
+
+
+ANN = {
+    "IVF4,Flat": ("nprobe=2", lambda sel: faiss.SearchParametersIVF(sel=sel, nprobe=2)),
+    "HNSW8,Flat": ("efSearch=5", lambda sel: faiss.SearchParametersHNSW(sel=sel, efSearch=5)),
+    "PCAR8,IVF4,PQ4x4": (
+        "nprobe=3",
+        lambda sel: faiss.SearchParametersPreTransform(index_params=faiss.SearchParametersIVF(sel=sel, nprobe=3)),
+    ),
+    "IVF4,SQ4,RFlat": (
+        "nprobe=2,k_factor_rf=3",
+        lambda sel: faiss.IndexRefineSearchParameters(
+            k_factor=3, base_index_params=faiss.SearchParametersIVF(sel=sel, nprobe=2)
+        ),
+    ),
+    "SQ4": ("", lambda sel: faiss.SearchParameters(sel=sel)),
+}
+
+
+@pytest.mark.parametrize("factory", ANN)
+@pytest.mark.parametrize("lang", [None, "sw"])
+def test_other_shards_give_what_faiss_gives(tmp_path, factory, lang):
+    vectors, table = rows(400)
+    parameters, of_search = ANN[factory]
+    built = build(tmp_path / "i", vectors, table, 2, factory, exact=False, search_parameters=parameters)
+    asked = queries(6)
+    units = asked / np.linalg.norm(asked, axis=1, keepdims=True)
+    expected: list[list[tuple[float, str]]] = [[] for _ in asked]
+    for part in np.array_split(np.arange(400), 2):
+        allowed = [n for n, i in enumerate(part) if lang in (None, table[i]["lang"])]
+        plain, selector = faiss_index(vectors[part], factory), faiss.IDSelectorBatch(allowed)
+        for near, scores, numbers in zip(expected, *plain.search(units, 8, params=of_search(selector)), strict=True):
+            near += [(-float(s), table[part[n]]["id"]) for s, n in zip(scores, numbers, strict=True) if n >= 0]
+    got = Index.open(built.uri).search(asked, 8, lang)
+    assert found(got) == [[(name, -score) for score, name in sorted(one)[:8]] for one in expected]
+    assert {hit.lang for hits in got for hit in hits} == ({"de", "en", "sw"} if lang is None else {"sw"})
+
+
+def test_fewer_than_k_may_be_found_in_lists_that_are_probed(tmp_path):
+    vectors, table = rows(60)
+    index = Index.open(build(tmp_path / "i", vectors, table, 1, "IVF8,Flat", exact=False).uri)
+    hits = index.search(queries(4), 50)
+    assert all(0 < len(one) < 50 for one in hits)
+    assert all(hit.score > -1.01 for one in hits for hit in one)
+
+
+def test_parameters_that_faiss_does_not_know_are_refused(tmp_path):
+    built = build(tmp_path / "i", *rows(40), 1, "IVF2,Flat", exact=False, search_parameters="nonsense=3")
+    with pytest.raises(DataError, match=r"shard-00000\.faiss: FAISS cannot search with 'nonsense=3'"):
+        Index.open(built.uri)
+
+
 def test_query_texts_need_the_encoder_that_the_index_was_built_with(tmp_path):
     import tiny_models
 
@@ -268,4 +327,4 @@ def test_query_texts_need_the_encoder_that_the_index_was_built_with(tmp_path):
     np.testing.assert_allclose(found, mean.encode(["abcdefgh", "de"]), atol=1e-6)
     tiny_models.plain_folder(folder, seed=1)
     with pytest.raises(UsageError, match="the encoder changed since the index was built"):
-        index.embed_queries(["abc"], None)
+        Index.open(built.uri).embed_queries(["abc"], None)

@@ -29,6 +29,11 @@ def tokenizer(longest: int = 512) -> Any:
     )
 
 
+def suffix_only() -> Any:
+    """T5's layout: only an end."""
+    return processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", list(_SPECIAL).index("eos_token"))])
+
+
 def architecture(**changes: Any) -> ArchitectureConfig:
     small = {"layers": 2, "hidden": 16, "heads": 2, "intermediate": 32, "positions": 24, "dropout": 0.0}
     return ArchitectureConfig(**(small | changes))
