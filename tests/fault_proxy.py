@@ -4,7 +4,7 @@ Requests go through unchanged, with their Host and signature, so that a server w
 `inject` arms a fault for the next requests of a method whose target contains a text; `seen` tells what came and what
 was done to it. Faults of a request:
 
-    409, 500, 503  answered so by the proxy; the server never sees the request
+    403, 409, …    answered so by the proxy; the server never sees the request
     cut_request    the connection is closed before anything is forwarded
     torn_request   half of the body is forwarded, then both connections are closed
     lost_answer    the server does it all, the answer never arrives
@@ -25,7 +25,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-REFUSALS = {"409": "ConditionalRequestConflict", "500": "InternalError", "503": "SlowDown"}
+REFUSALS = {
+    "403": "AccessDenied",
+    "409": "ConditionalRequestConflict",
+    "500": "InternalError",
+    "503": "SlowDown",
+}
 TRANSIENT = ("500", "503", "cut_request", "torn_request", "lost_answer", "cut_answer")
 _HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "content-length"}  # of one connection, or set anew
 

@@ -15,11 +15,15 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from embeddings_factory import one_language, write_embeddings
 from s3_servers import SECRET_KEY, Bucket, free_port
 
 from ccp_ray import storage
+from ccp_ray.artifact import Artifact, Output, Request, open_output
 from ccp_ray.errors import CcpError, StoreError, UsageError
+from ccp_ray.pieces import outstanding
 from ccp_ray.storage import LocalStore, open_store, read_uri
 
 MIB = 1 << 20
@@ -152,6 +156,33 @@ def test_missing_permissions():
         finally:
             folder.chmod(0o700)
             (folder / "sub").chmod(0o700)
+
+
+def test_a_folder_that_forbids_writing_is_refused_at_once():
+    """Before any work, whether the output is new or half done; what is finished there is still found."""
+    request = Request(kind="embeddings", config={})
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        finished = write_embeddings(f"{name}/done", [one_language(np.eye(4, dtype=np.float16), "de")])
+        open_output(f"{name}/half", request)
+        before = sorted(folder.rglob("*"))
+        for path in (folder, folder / "half"):
+            path.chmod(0o555)
+        try:
+            with as_nobody():
+                with pytest.raises(StoreError, match=r"/new/_job\.json: permission denied; check the owner") as caught:
+                    open_output(f"{name}/new", request)
+                assert caught.value.exit_code == 1
+                half = open_output(f"{name}/half", request)
+                assert isinstance(half, Output)
+                with pytest.raises(StoreError, match=r"/half/_plan/pieces\.json: permission denied"):
+                    outstanding(half, "pieces", {"a": 1})
+                again = open_output(f"{name}/done", Request(kind="embeddings", config=finished.config))
+                assert isinstance(again, Artifact)
+        finally:
+            for path in (folder, folder / "half"):
+                path.chmod(0o755)
+        assert sorted(folder.rglob("*")) == before
 
 
 def test_a_file_where_a_folder_should_be(tmp_path):

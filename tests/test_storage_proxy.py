@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import ccp
 from embeddings_factory import one_language, write_embeddings
 from fault_proxy import TRANSIENT, FaultProxy, fault_proxy
 from s3_servers import Bucket, S3Server
 
 from ccp_ray import s3_client
-from ccp_ray.artifact import open_artifact, verify_artifact
+from ccp_ray.artifact import Request, open_artifact, open_output, verify_artifact
 from ccp_ray.errors import DamagedError, DataError, StoreError
 from ccp_ray.ledger import Entry, Ledger, verified_copy
 from ccp_ray.storage import open_store
@@ -202,3 +203,26 @@ def test_a_damaged_download_does_not_stay_in_the_cache(artifact, tmp_path):
     proxy.clear()
     proxy.inject("flipped_bit", "GET", record.path)
     assert verified_copy(embeddings.store, record, tmp_path).stat().st_size == record.bytes  # fetched once more
+
+
+def test_a_bucket_that_forbids_writing_is_refused_at_once(artifact, monkeypatch):
+    """Before any work, whether the output is new or half done; what is finished there is still found."""
+    proxy, embeddings = artifact
+    bucket, request = embeddings.uri.removesuffix("/e"), Request(kind="embeddings", config={})
+    half = open_output(f"{bucket}/half", request)
+    monkeypatch.setattr(s3_client, "_conditional", {})  # as a process that has not written there yet
+    proxy.clear()
+    for method in ("PUT", "POST", "DELETE"):
+        proxy.inject("403", method, times=None)
+    for uri in (f"{bucket}/new", half.uri):
+        with pytest.raises(StoreError, match=rf"cannot (write|delete) {uri}/.*: access denied; check the credential"):
+            open_output(uri, request)
+    assert len(proxy.met()) == 2  # refused by the first request that writes
+    result = ccp("index", embeddings.uri, "--output", f"{bucket}/new")
+    assert result.code == 1
+    assert result.error.startswith(f"cannot write {bucket}/new/_job.json: access denied")
+    finished = Request(kind="embeddings", config=embeddings.config)
+    assert open_output(embeddings.uri, finished).fingerprint == embeddings.fingerprint
+    proxy.clear()
+    assert [info.key for info in open_store(f"{bucket}/new").list()] == []
+    assert [info.key for info in open_store(half.uri).list()] == ["_job.json"]
