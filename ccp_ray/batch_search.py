@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ccp_ray.artifact import open_artifact
 from ccp_ray.errors import UsageError
-from ccp_ray.query_files import QueryBlock, read_queries, with_languages
+from ccp_ray.query_files import read_queries, with_languages
 from ccp_ray.search import Index
 
 
@@ -36,22 +36,25 @@ def search_files(
     artifact are calibrated by the language of their rows if the index is calibrated, else taken as they are.
     Raises UsageError where vectors come from another encoder than the index', DataError naming a bad line.
     """
+    checked = ""
     for found in read_queries(uris, block):
         asked = with_languages(found, lang, index.queries.languages) if index.queries.calibrated else found
         vectors_QD = asked.vectors_QD
         if vectors_QD is None:
             vectors_QD = index.queries.encode(asked.texts, asked.languages, prompt)
         else:
-            _check_encoder(index, asked)
+            if checked != asked.uri:
+                _check_encoder(index, asked.uri)
+                checked = asked.uri
             vectors_QD = index.queries.calibrate(vectors_QD, asked.languages)
         table = index.search_table(vectors_QD, k, only)
         ids = pa.array(asked.ids, pa.large_string()).take(table.column("query"))
         yield Answered(asked.ids, table.set_column(0, "query", ids))
 
 
-def _check_encoder(index: Index, block: QueryBlock) -> None:
+def _check_encoder(index: Index, uri: str) -> None:
     """Vectors of two encoders may have one width, and their products mean nothing."""
-    inputs = open_artifact(block.uri, "embeddings").inputs
+    inputs = open_artifact(uri, "embeddings").inputs
     encoders = {ref.fingerprint for ref in inputs if ref.role == "encoder"}
     if index.artifact.summary["encoder"]["fingerprint"] not in encoders:
-        raise UsageError(f"{block.uri}: embedded with another encoder than the index; embed the queries with it")
+        raise UsageError(f"{uri}: embedded with another encoder than the index; embed the queries with it")

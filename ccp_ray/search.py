@@ -6,7 +6,7 @@
 
 The shards are open in this process, or in Ray actors on several machines (`actors=`): the hits are the same to the bit.
 Shards propose (`ccp_ray.shard`), one function puts in order (`ccp_ray.ranking.best`). Exact search of 100,000 rows of
-384 dimensions in four shards answers as many queries a second as one `IndexFlatIP` over all rows.
+384 dimensions in four shards answers as many queries a second as one `IndexFlatIP` over all (256 at once, two cores).
 """
 
 from __future__ import annotations
