@@ -10,7 +10,7 @@ Chosen are the cheapest parameters that reach the target, else those with the be
 Cost a shard: one exact search of the queries, and two at the top of the ladder: 1,000 queries and a million rows of 384
 dimensions take about 15 s exact on one core.
 Working files, in `_recall/`: 4 bytes x queries x k x (1 + 2 x parameters) a shard. Memory: the shard's index,
-three copies of a piece, and a vector for each of queries x k x parameters that lie in one piece.
+four copies of a piece, and a vector for each of queries x k x parameters that lie in one piece.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ _NEVER = -np.inf
 
 
 class Recall(NamedTuple):
-    """Measured: by parameters, cheapest first; `chosen` among them. No `by_parameters` where there was no query."""
+    """Measured: by parameters, cheapest first; `chosen` among them. No `by_parameters` where there was no query: then
+    `chosen` is the dearest of the ladder."""
 
     k: int
     queries: int
@@ -57,7 +58,7 @@ class Recall(NamedTuple):
     def sentence(self) -> str:
         """For a person."""
         if not self.by_parameters:
-            return "recall was not measured: no piece has a row to hold out"
+            return "recall was not measured: there are too few rows to hold one out"
         reached = self.by_parameters[self.chosen or AS_IT_IS]
         found = f"recall@{self.k} is {reached:.3f}" + (f" with {self.chosen}" if self.chosen else "")
         if reached >= self.target:
@@ -84,9 +85,9 @@ def measure(
     parameters = ladder if own is None or own in ladder else [*ladder, own]
     embeddings = source.open().embeddings
     firsts, queries = _first_queries(embeddings, drawn)
-    if not queries:
+    k = min(k, embeddings.rows - 1)
+    if not queries or not k:
         return Recall(k, 0, aim, {}, own or ladder[-1])
-    k = min(k, sum(entry.rows for entry in files.values()) - 1)
     job = {"output": target.uri, "source": source._asdict(), "draw": drawn._asdict(), "parameters": parameters, "k": k}
     job |= {"queries": [sample.queries.model_dump() for sample in samples], "threads": max(int(cpus), 1)}
     plan = {}
@@ -198,8 +199,7 @@ def _exact(
     best_Qk = np.full((len(queries_QD), k), _NEVER, dtype=np.float32)
     true_PQk = np.full(found_PQk.shape, _NEVER, dtype=np.float32)
     start = 0
-    for number in pieces:
-        vectors_ND, _ = rows.read(number)
+    for vectors_ND, _ in rows.stream(pieces):
         here = (found_PQk >= start) & (found_PQk < start + len(vectors_ND))
         which = np.nonzero(here)
         true_PQk[which] = _products(queries_QD[which[1]], vectors_ND[found_PQk[which] - start])

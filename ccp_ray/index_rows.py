@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -26,13 +28,25 @@ class RowSource(NamedTuple):
 
 
 class IndexRows:
-    """Reads one piece at a time. Memory: three copies of a piece."""
+    """Reads piece by piece. Memory: three copies of a piece, and one of the next while streaming."""
 
     def __init__(self, embeddings: Embeddings, calibration: Calibration | None, metric: Metric) -> None:
         self.embeddings, self._calibration, self._metric = embeddings, calibration, metric
 
     def piece(self, number: int) -> EmbeddingsPiece:
         return self.embeddings.pieces[number]
+
+    def stream(self, numbers: Iterable[int]) -> Iterator[tuple[FloatArray, pa.Table]]:
+        """`read` of each piece; the next one is read while the caller works on this one."""
+        with ThreadPoolExecutor(1) as ahead:
+            waiting = None
+            for number in numbers:
+                following = ahead.submit(self.read, number)
+                if waiting is not None:
+                    yield waiting.result()
+                waiting = following
+            if waiting is not None:
+                yield waiting.result()
 
     def read(self, number: int) -> tuple[FloatArray, pa.Table]:
         """Vectors [rows, D] as the index holds them, and their table (id, lang, text).

@@ -91,7 +91,8 @@ def draw(pieces: Sequence[EmbeddingsPiece], seed: int, train: int, queries: int)
 def sample(target: Output, source: RowSource, groups: list[list[int]], drawn: Draw, cpus: float) -> list[Sample]:
     """Read the sampled rows of every piece, group by group. Raises DataError for pieces that cannot be used."""
     job = {"output": target.uri, "source": source._asdict(), "draw": drawn._asdict()}
-    plan = {f"{number:05d}": job | {"pieces": group} for number, group in enumerate(groups)}
+    kind = "train" if drawn.train > 0 else "queries"  # a run without --reuse that continues one with it trains
+    plan = {f"{kind}-{number:05d}": job | {"pieces": group} for number, group in enumerate(groups)}
     entries = run_pieces(target, "sample", plan, _read_sample, cpus=cpus)
     return [Sample(*entry.files) for entry in entries.values()]
 

@@ -241,3 +241,10 @@ def test_an_altered_quantiser_is_not_built_on(source, built, tmp_path):
     with pytest.raises(Exception, match=f"{path.name}: altered or damaged"):
         index(source.uri, str(tmp_path / "index"), CONFIG)
     assert json.loads(Path(made.uri, "_job.json").read_text())["kind"] == "index"
+
+
+def test_a_single_row_can_be_indexed_but_not_measured(ray_local, tmp_path):
+    source = embeddings(tmp_path / "embeddings", (1,), dimensions=D)
+    made = index(source.uri, str(tmp_path / "index"), IndexConfig(factory="HNSW8"))
+    assert (made.summary["recall"], made.summary["search_parameters"]) == (None, "efSearch=512")
+    assert "recall was not measured" in made.summary["reason"]
