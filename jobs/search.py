@@ -14,6 +14,7 @@ import typer
 
 from ccp_ray.batch_search import Answered, search_files
 from ccp_ray.errors import UsageError
+from ccp_ray.index_recall import AS_IT_IS
 from ccp_ray.progress import say
 from ccp_ray.run_files import run_writer, trec_lines, write_run
 from ccp_ray.search import Hit, Index
@@ -66,11 +67,20 @@ def search(
             shutil.copyfileobj(answer, sys.stdout)
 
 
+def _approximate(index: Index) -> str:
+    """By which factory, and the recall that was measured with the parameters in use."""
+    summary = index.artifact.summary
+    kind, recall = f"approximate ({summary['factory']}", summary["recall"]
+    if recall is None:
+        return f"{kind}, recall not measured)"
+    reached = recall["by_parameters"][recall["chosen"] or AS_IT_IS]
+    used = f" with {recall['chosen']}" if recall["chosen"] else ""
+    return f"{kind}, recall@{recall['k']} {reached:.3f}{used})"
+
+
 def describe(index: Index, prompt: str) -> str:
     """What was searched, and how queries were treated."""
-    recall = index.artifact.summary.get("recall")
-    kind = "exact" if index.exact else f"approximate (recall {json.dumps(recall) if recall else 'not measured'})"
-    parts = [f"{index.rows:,} rows", f"{index.metric}, {kind}"]
+    parts = [f"{index.rows:,} rows", f"{index.metric}, {'exact' if index.exact else _approximate(index)}"]
     calibrated = index.queries.calibrated
     parts.append("calibrated by language, queries too" if calibrated else "raw vectors, not calibrated")
     before = index.artifact.summary["encoding"].get("prompt")
