@@ -63,8 +63,12 @@ def line_chart(
     percent: bool = False,
     from_zero: bool = False,
     smoothed: bool = False,
+    x_ticks: Sequence[float] | None = None,
 ) -> Svg:
-    """Lines over a common x axis. Needs at least one point; values above 0 for `log_y`. Percent: y are fractions."""
+    """Lines over a common x axis. Needs at least one point; values above 0 for `log_y`. Percent: y are fractions.
+
+    x_ticks: where to label the x axis; None for round numbers.
+    """
     scaled = [line._replace(points=[(x, 100 * y if percent else y) for x, y in line.points]) for line in lines]
     xs = [x for line in scaled for x, _ in line.points]
     ys = [y for line in scaled for _, y in line.points]
@@ -74,7 +78,7 @@ def line_chart(
     left = 14 + _CHARACTER * max(map(len, labels))
     x_scale = Scale(*domain(xs), left, _WIDTH - 18)
     y_scale = Scale(low, high, _HEIGHT - 46, 34 if y_label else 16, log_y)
-    body = _grid(zip(y_ticks, labels, strict=True), y_scale, left) + _x_axis(x_scale, x_label)
+    body = _grid(zip(y_ticks, labels, strict=True), y_scale, left) + _x_axis(x_scale, x_label, values=x_ticks)
     body += _text(0, 13, y_label, "label") if y_label else ""
     # References first, then all faint lines: no bold line is covered by another series' noise.
     drawn = [(line, thin(line.points), _bold(line, smoothed)) for line in scaled if line.points]

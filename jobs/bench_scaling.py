@@ -86,7 +86,8 @@ def worker_chart(rates: Mapping[str, float]) -> str:
     points = [(float(count), rate) for count, rate in rates.items()]
     ideal = [(count, count * points[0][1] / points[0][0]) for count, _ in points]
     lines = [Line("as many times one worker", ideal, None), Line("measured", points)]
-    chart = line_chart("Embedding by workers", lines, "workers, a core each", "texts/s", from_zero=True)
+    ticks = [count for count, _ in points]
+    chart = line_chart("Embedding by workers", lines, "workers, a core each", "texts/s", from_zero=True, x_ticks=ticks)
     head, rest = chart.split(">", 1)
     return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{_STYLE}</style>{rest}\n'
 

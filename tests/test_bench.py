@@ -91,6 +91,7 @@ def test_a_figure_says_what_was_asked_of_it_and_whether_it_is_met() -> None:
         notes=["nothing else"],
     )
     assert [each["met"] for each in part["figures"]] == [True, False, None, True]
+    assert part["load"] >= 0
     lines = figure_table("embed", part).splitlines()
     assert lines[0].split() == ["embed", "measured", "asked", "for"]
     assert lines[1].split() == ["ours", "/", "theirs", "1.3", "at", "least", "1.3", "met"]
