@@ -156,7 +156,10 @@ def _build(target: Output, task: Task) -> Built:
 
 def _sample(target: Output, task: Task) -> tuple[Draw, list[Sample]]:
     config = task.config
-    drawn = draw(task.embeddings.pieces, config.seed, train_rows(task.choice, task.size, config), config.recall_queries)
+    train = train_rows(task.choice, task.size, config)
+    drawn = draw(task.embeddings.pieces, config.seed, train, config.recall_queries)
+    if earlier_quantiser(task.quantiser_key(), task.earlier):
+        drawn = drawn._replace(train=-1.0)  # held-out rows stay held out, and no others are read
     return drawn, sample(target, task.source, task.groups(), drawn, config.resources.cpus_per_task)
 
 

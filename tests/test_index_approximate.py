@@ -138,6 +138,7 @@ def test_a_larger_corpus_builds_only_what_is_new(built, tmp_path):
     larger = index(grown.uri, str(tmp_path / "index"), CONFIG, reuse=[built.uri])
     assert (larger.measured["shards_kept"], larger.measured["shards_built"]) == (2, 1)
     assert larger.summary["quantiser"] == built.summary["quantiser"]
+    assert {name.partition("-")[0] for name in ledger(larger, "sample")} == {"queries"}  # nothing to train on is read
     assert larger.summary["shards"][:2] == built.summary["shards"]
     assert larger.summary["shards"][2]["pieces"] == ["4"]
     sums = {record.path: record.sha256 for record in larger.files}
