@@ -12,8 +12,8 @@ from typing import Any
 
 from ccp_ray.artifact import JOB, Output, Request
 from ccp_ray.embed_stream import LEDGER
-from ccp_ray.errors import DamagedError, UsageError
-from ccp_ray.ledger import Entry, Ledger, check_file
+from ccp_ray.errors import UsageError
+from ccp_ray.ledger import Entry, Ledger, copy_verified
 from ccp_ray.pieces import run_pieces
 from ccp_ray.storage import Store, absolute_uri, open_store
 
@@ -48,9 +48,6 @@ def _copy(name: str, job: dict[str, str]) -> Entry:
     source, target = open_store(job["from"]), open_store(job["to"])
     entry = Ledger(source, LEDGER).read(name)
     for record in entry.files:
-        problem = check_file(source, record)
-        if problem:
-            raise DamagedError(f"{problem}; leave {job['from']} out of --reuse, or make it again")
-        target.copy_in(source, record.path, record.path)
+        copy_verified(source, target, record, "--reuse")
     Ledger(target, LEDGER).commit(name, entry)
     return Entry(rows=entry.rows)

@@ -24,7 +24,7 @@ from ccp_ray.embeddings import Embeddings
 from ccp_ray.index_anatomy import faiss_errors, is_graph
 from ccp_ray.index_gpu import to_cpu, to_gpu
 from ccp_ray.index_rows import RowSource
-from ccp_ray.ledger import Entry, FileRecord, put_file, verified_copy
+from ccp_ray.ledger import Entry, FileRecord, copy_verified, put_file
 from ccp_ray.pieces import run_pieces
 from ccp_ray.quantiser import Quantiser, start_index
 from ccp_ray.storage import open_store
@@ -119,14 +119,15 @@ def _copy_job(shard: Shard) -> dict[str, Any] | None:
 
 def _make(name: str, job: dict[str, Any]) -> Entry:
     with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
-        return _copy(job, Path(scratch)) if job["copy"] else _build(name, job, Path(scratch))
+        return _copy(job) if job["copy"] else _build(name, job, Path(scratch))
 
 
-def _copy(job: dict[str, Any], scratch: Path) -> Entry:
+def _copy(job: dict[str, Any]) -> Entry:
     source, store = open_store(job["copy"]["uri"]), open_store(job["output"])
     records = [FileRecord.model_validate(record) for record in job["copy"]["records"]]
-    files = [put_file(store, record.path, verified_copy(source, record, scratch)) for record in records]
-    return Entry(rows=job["copy"]["rows"], files=files)
+    for record in records:
+        copy_verified(source, store, record, "--reuse")
+    return Entry(rows=job["copy"]["rows"], files=records)
 
 
 def _build(name: str, job: dict[str, Any], scratch: Path) -> Entry:

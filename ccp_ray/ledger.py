@@ -139,6 +139,14 @@ def verified_copy(store: Store, record: FileRecord, cache: Path) -> Path:
     return path
 
 
+def copy_verified(source: Store, target: Store, record: FileRecord, option: str) -> None:
+    """Copy an object between stores after hashing it. Raises DamagedError that names it and the option it came by."""
+    problem = check_file(source, record)
+    if problem:
+        raise DamagedError(f"{problem}; leave {source.root} out of {option}, or make it again")
+    target.copy_in(source, record.path, record.path)
+
+
 def check_file(store: Store, record: FileRecord) -> str | None:
     """Re-hash an object against its record. Returns what is wrong, or None."""
     size = store.size(record.path)
