@@ -74,8 +74,15 @@ class TextReader(NamedTuple):
 def tokenizer_of(source: str, max_tokens: int | None = None, prompt: str | None = None) -> TextReader:
     """A source's reader of texts, without loading weights. prompt: None for the folder's own. Raises UsageError."""
     folder = local_model(source)
-    shape = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    return reader_of(folder, shape).narrowed(max_tokens, prompt)
+    return reader_of(folder, _shape_of(folder)).narrowed(max_tokens, prompt)
+
+
+def _shape_of(folder: Path) -> Any:
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(f"{folder}: config.json is damaged, or of no model that transformers knows: {reason}") from None
 
 
 def reader_of(folder: Path, shape: Any) -> TextReader:

@@ -193,7 +193,7 @@ def _no_tokenizer(folder: Path) -> None:
     ("damage", "words"),
     [
         (_no_config, "not a Hugging Face model folder (config.json is missing)"),
-        (_broken_config, ""),
+        (_broken_config, "config.json is damaged, or of no model that transformers knows"),
         (_cut_weights, "transformers cannot load this model: Error while deserializing header"),
         (_no_tokenizer, "the tokenizer is missing (tokenizer.json)"),
     ],
