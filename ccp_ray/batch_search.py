@@ -27,7 +27,7 @@ def search_files(
     only: str | None = None,
     *,
     lang: str | None = None,
-    prompt: str = "",
+    prompt: str | None = None,
     block: int = 4096,
 ) -> Iterator[Answered]:
     """Hits of the queries of some files (`ccp_ray.query_files`), block by block.

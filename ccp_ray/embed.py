@@ -95,14 +95,14 @@ def _stream(todo: list[Piece], encoder: str, output: str, config: EmbedConfig) -
     import ray.data
 
     use_gpu, workers, tokenizers = _sizes(config, len(todo))
-    # Tasks around the model must find room beside it: an actor takes three quarters of a CPU, a task a quarter.
-    placement: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0.75} if use_gpu else {"num_cpus": 0.75}
+    # Tasks around the model must find room beside it, on one CPU too: 0.7 + 0.2 + 0.1.
+    placement: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0.7} if use_gpu else {"num_cpus": 0.7}
     actor = (encoder, config.model_dump_json(), output)
     return (
         ray.data.from_items([piece._asdict() for piece in todo], override_num_blocks=len(todo))
-        .map(Tokenise, fn_constructor_args=actor, concurrency=(1, tokenizers), num_cpus=0.25)
+        .map(Tokenise, fn_constructor_args=actor, concurrency=(1, tokenizers), num_cpus=0.2)
         .map(Encode, fn_constructor_args=actor, concurrency=workers, **placement)
-        .map(commit_piece, fn_kwargs={"output": output}, num_cpus=0.25)
+        .map(commit_piece, fn_kwargs={"output": output}, num_cpus=0.1)
         .iter_rows()
     )
 
@@ -127,7 +127,7 @@ def _sizes(config: EmbedConfig, pieces: int) -> tuple[bool, tuple[int, int], int
 def _finish(
     target: Output, plan: list[Piece], entries: dict[str, Entry], imported: Imported | None, seconds: float
 ) -> Artifact:
-    ordered = [entries[piece.name] for piece in plan]  # rows that stand twice in the texts share an entry
+    ordered = [entries[piece.name] for piece in plan]
     names = ("vectors", "table", "languages")
     pieces = [
         {"name": piece.name, "rows": entry.rows} | {name: entry.info[name] for name in names}

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from ccp_ray.batching import padding
 from ccp_ray.embed_config import EmbedConfig
-from ccp_ray.errors import CcpError, DataError, carry
+from ccp_ray.errors import CcpError, DamagedError, carry
 from ccp_ray.faults import reach
 from ccp_ray.ledger import Entry, Ledger, put_content
 from ccp_ray.pieces import commit, settled
@@ -80,15 +80,15 @@ class Tokenise:
 
 
 def read_rows(piece: dict[str, Any]) -> pa.Table:
-    """Columns id, lang and text of a piece. Raises DataError where the object is gone or was altered."""
+    """Columns id, lang and text of a piece. Raises DamagedError where the object is gone or was altered."""
     store = open_store(piece["uri"])
     where = store.uri(piece["key"])
     try:
         data = store.read(piece["key"])
     except FileNotFoundError:
-        raise DataError(f"{where}: missing; copy the texts again, or make them again") from None
+        raise DamagedError(f"{where}: missing; copy the texts again, or make them again") from None
     if hashlib.sha256(data).hexdigest() != piece["sha256"]:
-        raise DataError(f"{where}: checksum does not match; copy the texts again, or make them again")
+        raise DamagedError(f"{where}: checksum does not match; copy the texts again, or make them again")
     return pq.read_table(io.BytesIO(data), columns=_COLUMNS).slice(0, piece["rows"])
 
 
@@ -165,9 +165,8 @@ def _write(row: dict[str, Any], output: str) -> Entry:
     vectors_ND = np.frombuffer(row["vectors"], dtype=row["dtype"]).reshape(table.num_rows, row["dimensions"])
     bad = np.flatnonzero(~np.isfinite(vectors_ND).all(axis=1))
     if len(bad):
-        raise DataError(
-            f"the encoder gives no finite vector for {table.column('id')[int(bad[0])]!s}; check its weights"
-        )
+        # No DataError, which would undo the output: hours of committed pieces may lie in it.
+        raise CcpError(f"the encoder gives no finite vector for {table.column('id')[int(bad[0])]!s}; check its weights")
     buffer = io.BytesIO()
     np.save(buffer, vectors_ND)
     # By content: another machine's vectors may differ in the last bit, and must not replace those that are committed.

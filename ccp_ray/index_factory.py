@@ -120,6 +120,8 @@ def _first_that_fits(size: Size, config: IndexConfig) -> Choice:
     over: list[Choice] = []
     for factory in candidates(size, config):
         choice = _candidate(factory, size, "")
+        if not _fits(choice, size, config):
+            continue
         if config.budget is None or choice.bytes <= config.budget:
             return choice._replace(reason=_reason(choice, over, size, config))
         over.append(choice)

@@ -94,7 +94,7 @@ def measure(
     for shard in shards:
         record = next(r for r in files[shard.name].files if r.path == shard_files(shard.name)[0])
         mine = {"pieces": shard.pieces, "firsts": [firsts[number] for number in shard.pieces]}
-        plan[shard.name] = job | mine | {"index": record.model_dump()}
+        plan[f"{shard.name}-{drawn.digest}"] = job | mine | {"index": record.model_dump()}
     entries = run_pieces(target, "recall", plan, _measure_shard, cpus=cpus)
     best = _merged((load(target.store, entry.files) for entry in entries.values()), k)
     by_parameters = {name or AS_IT_IS: share for name, share in zip(parameters, recall_of(*best), strict=True)}

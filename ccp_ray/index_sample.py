@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ccp_ray.artifact import Output
+from ccp_ray.artifact import Output, digest_json
 from ccp_ray.embeddings import EmbeddingsPiece, FloatArray
 from ccp_ray.errors import DamagedError
 from ccp_ray.index_rows import RowSource
@@ -41,6 +41,11 @@ class Draw(NamedTuple):
     trains: bool
     train: float = -1.0
     queries: float = -1.0
+
+    @property
+    def digest(self) -> str:
+        """Names the pieces that depend on it: a run that goes on with another --reuse may draw other rows."""
+        return digest_json(self._asdict())[:12]
 
     def train_rows(self, piece: EmbeddingsPiece) -> NDArray[np.int64]:
         held_N, lots_N = self._lots(piece)
@@ -91,8 +96,7 @@ def draw(pieces: Sequence[EmbeddingsPiece], seed: int, train: int, queries: int)
 def sample(target: Output, source: RowSource, groups: list[list[int]], drawn: Draw, cpus: float) -> list[Sample]:
     """Read the sampled rows of every piece, group by group. Raises DataError for pieces that cannot be used."""
     job = {"output": target.uri, "source": source._asdict(), "draw": drawn._asdict()}
-    kind = "train" if drawn.train > 0 else "queries"  # a run without --reuse that continues one with it trains
-    plan = {f"{kind}-{number:05d}": job | {"pieces": group} for number, group in enumerate(groups)}
+    plan = {f"{drawn.digest}-{number:05d}": job | {"pieces": group} for number, group in enumerate(groups)}
     entries = run_pieces(target, "sample", plan, _read_sample, cpus=cpus)
     return [Sample(*entry.files) for entry in entries.values()]
 

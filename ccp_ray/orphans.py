@@ -1,11 +1,12 @@
 """Orphans: what lies in an output and nothing needs, left by killed runs, lost races and failed uploads.
 
 An object is needed if the manifest or an entry of the ledger names it, or if it is bookkeeping: `_job.json`,
-`_run.json`, `_ledger/`, `_plan/`, `_telemetry/`. The ledger's files count in a finished artifact too: kept checkpoints
-are in no manifest, and `--reuse` reads the entries. In an unfinished output every folder that begins with `_` is
-needed, since stages leave there what only their own entries' facts name (imported rows, a checkpoint being saved); once
-the artifact is finished such a folder is not. What outputs below an output hold is theirs. Temporary objects and
-unfinished multipart uploads, which no listing shows, are orphans always.
+`_run.json`, `_ledger/`, `_plan/`, `_telemetry/`. The ledger's files count in a finished artifact too (kept checkpoints
+are in no manifest, and `--reuse` reads the entries), but for working files, and for an index, whose parts may have been
+merged. In an unfinished output every folder that begins with `_` is needed, since stages leave there what only their
+own entries' facts name (imported rows, a checkpoint being saved); once the artifact is finished such a folder is not.
+What outputs below an output hold is theirs. Temporary objects and unfinished multipart uploads, which no listing shows,
+are orphans always.
 
 Age is what tells an orphan from a file that is about to be named: a job writes files first, then says so. Therefore an
 unfinished output to which anything was written of late is left alone as a whole. Cost: a listing, and every entry of
@@ -24,6 +25,7 @@ from ccp_ray.ledger import Ledger
 from ccp_ray.storage import Leftover, ObjectInfo, Store, open_store
 
 _BOOKKEEPING = (MANIFEST, JOB, RUN, "_ledger/", "_plan/", "_telemetry/")
+_CHECKPOINTS = "_checkpoints/"
 _DELETIONS = 16
 
 
@@ -85,7 +87,11 @@ def delete_orphans(found: Orphans, moment: float) -> list[Orphan]:
 
 def _named(store: Store, artifact: Artifact | None) -> set[str]:
     named = {record.path for entry in Ledger(store).entries().values() for record in entry.files}
-    return named | {record.path for record in artifact.files} if artifact else named
+    if artifact is None:
+        return named
+    # Of a finished output the ledger also names working files, and parts of an index that were merged.
+    needed = {path for path in named if not path.startswith("_") or path.startswith(_CHECKPOINTS)}
+    return {record.path for record in artifact.files} | (set() if artifact.kind == "index" else needed)
 
 
 def _is_bookkeeping(key: str, artifact: Artifact | None) -> bool:

@@ -92,9 +92,7 @@ def outstanding(output: Output, stage: str, rows: Mapping[str, int]) -> list[str
 
     The plan is left in the store for whoever asks how far the work is.
     """
-    plan_key = f"_plan/{stage}.json"
-    plan = json.dumps({"pieces": dict(rows)}).encode()
-    output.store.write_if_absent(plan_key, plan)
+    output.store.write(f"_plan/{stage}.json", json.dumps({"pieces": dict(rows)}).encode())
     committed = Ledger(output.store, f"_ledger/{stage}").committed()
     left = [name for name in rows if name not in committed]
     if output.fresh or not left:

@@ -27,14 +27,16 @@ class QueryEncoder:
         self._index = index
         self.calibrated = bool(index.summary["calibrated"])
 
-    def encode(self, texts: Sequence[str], lang: Languages = None, prompt: str = "") -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str], lang: Languages = None, prompt: str | None = None) -> NDArray[np.float32]:
         """Vectors [Q, D] of texts in a language, or each in its own; `prompt` is put before each text.
+
+        Without one the index' own texts' prompt is: the one that they were embedded with, else the folder's default.
 
         Raises UsageError if the encoder changed since, or if the index is calibrated and a language is missing.
         """
         if self.calibrated:
             self.check(lang, len(texts))
-        return self.calibrate(self._encoder.encode([prompt + text for text in texts]), lang)
+        return self.calibrate(self._encoder.encode(texts, prompt=prompt), lang)
 
     def calibrate(self, vectors_QD: NDArray[np.float32], lang: Languages = None) -> NDArray[np.float32]:
         """The encoder's vectors as the index' rows are: calibrated by language, or as they come."""
@@ -72,7 +74,7 @@ class QueryEncoder:
         recorded, settings = self._index.summary["encoder"], self._index.summary["encoding"]
         if model_reference("encoder", recorded["uri"]).fingerprint != recorded["fingerprint"]:
             raise UsageError(f"{recorded['uri']}: the encoder changed since the index was built; build the index again")
-        encoder = Encoder.load(recorded["uri"], pooling=settings["pooling"])
+        encoder = Encoder.load(recorded["uri"], pooling=settings["pooling"], prompt=settings.get("prompt"))
         encoder.max_tokens = min(encoder.max_tokens, settings["max_tokens"] or encoder.max_tokens)
         return encoder
 

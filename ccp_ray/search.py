@@ -21,8 +21,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ccp_ray.artifact import Artifact, open_artifact
+from ccp_ray.calibration import unit
 from ccp_ray.errors import UsageError
-from ccp_ray.index import unit
 from ccp_ray.query_encoder import Languages, QueryEncoder
 from ccp_ray.ranking import places
 from ccp_ray.shards import Shards
@@ -84,16 +84,16 @@ class Index:
         only: str | None = None,
         *,
         lang: Languages = None,
-        prompt: str = "",
+        prompt: str | None = None,
     ) -> list[list[Hit]]:
         """The k nearest rows of each query, best first, ties by id; only rows of language `only` if given.
 
         queries: vectors [Q, D] as the index' rows are, or texts. A calibrated index needs the language of texts: one
-        for all, or a sequence with one each. `prompt` is put before each text.
+        for all, or a sequence with one each. `prompt` is put before each text (None: that of the rows).
         Raises UsageError for k below 1, another width than the index', NaN or infinity, and as `QueryEncoder.encode`.
         """
         if isinstance(queries, np.ndarray):
-            if lang is not None or prompt:
+            if lang is not None or prompt is not None:
                 raise UsageError(
                     "lang and prompt are for texts; vectors are taken as they are (Index.queries.calibrate)"
                 )
@@ -121,10 +121,6 @@ class Index:
     def languages(self) -> list[str]:
         """Languages of the rows, sorted."""
         return sorted(self._shards.languages)
-
-    def embed_queries(self, texts: Sequence[str], lang: Languages = None, prompt: str = "") -> NDArray[np.float32]:
-        """Vectors [Q, D] of query texts; see `QueryEncoder.encode`."""
-        return self.queries.encode(texts, lang, prompt)
 
     def close(self) -> None:
         """Let go of the shards; ends the actors that hold them."""

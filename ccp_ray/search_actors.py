@@ -144,6 +144,9 @@ class _Searcher:
         """The best rows of these shards; queries are numbered from `first`."""
         if self._shards is None:
             return self._failure, None
-        found = self._shards.best(queries_QD, k, only)
+        try:
+            found = self._shards.best(queries_QD, k, only)
+        except CcpError as error:
+            return carry(error), None
         numbers = pa.array(found.column("query").to_numpy() + first)
         return "", found.set_column(0, "query", numbers)

@@ -82,7 +82,9 @@ def _shape_of(folder: Path) -> Any:
         return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"{folder}: config.json is damaged, or of no model that transformers knows: {reason}") from None
+        raise UsageError(
+            f"{folder}: config.json is damaged, or of no model that transformers knows: {reason}"
+        ) from None
 
 
 def reader_of(folder: Path, shape: Any) -> TextReader:

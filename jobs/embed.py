@@ -46,7 +46,7 @@ def plan_embed(encoder: str, texts: str, config: EmbedConfig) -> Plan:
     """The plan of embedding these texts."""
     shape = source_shape(encoder)
     corpus = find_artifact(texts)
-    if corpus is not None:
+    if corpus is not None and corpus.kind == "corpus":
         languages = corpus.summary["languages"].values()
         rows = sum(min(facts["sentences"], config.limit or facts["sentences"]) for facts in languages)
     else:

@@ -27,7 +27,7 @@ Queries = Annotated[
 ]
 RunFile = Annotated[str | None, typer.Option("--output", "-o", help="File or s3:// URI: .trec, .run or .parquet.")]
 Lang = Annotated[str | None, typer.Option(help="Language of queries that name none (a calibrated index needs it).")]
-Prompt = Annotated[str, typer.Option(help='Put before each query text, for example "query: ".')]
+Prompt = Annotated[str | None, typer.Option(help='Put before each query text, for example "query: ".')]
 Actors = Annotated[int | None, typer.Option(min=1, help="Search by this many Ray actors; --address alone: one a CPU.")]
 
 
@@ -39,7 +39,7 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, help="Results a query.")] = 10,
     lang: Lang = None,
     only: Annotated[str | None, typer.Option(help="Only results in this language.")] = None,
-    prompt: Prompt = "",
+    prompt: Prompt = None,
     actors: Actors = None,
     address: Address = None,
     as_json: AsJson = False,
@@ -78,14 +78,13 @@ def _approximate(index: Index) -> str:
     return f"{kind}, recall@{recall['k']} {reached:.3f}{used})"
 
 
-def describe(index: Index, prompt: str) -> str:
+def describe(index: Index, prompt: str | None) -> str:
     """What was searched, and how queries were treated."""
     parts = [f"{index.rows:,} rows", f"{index.metric}, {'exact' if index.exact else _approximate(index)}"]
     calibrated = index.queries.calibrated
     parts.append("calibrated by language, queries too" if calibrated else "raw vectors, not calibrated")
-    before = index.artifact.summary["encoding"].get("prompt")
-    if before or prompt:
-        parts.append(f"prompt of the texts {before or ''!r}, of queries {prompt!r}")
+    if prompt is not None:
+        parts.append(f"queries begin with {prompt!r}")
     return f"{index.artifact.uri}: {'; '.join(parts)}"
 
 

@@ -19,7 +19,7 @@ from ccp_ray.embed_config import EmbedConfig, EmbedResources
 from ccp_ray.embed_stream import LEDGER, Encode, Tokenise, commit_piece
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.encoder import Encoder
-from ccp_ray.errors import DamagedError, DataError, StoreError, UsageError, raise_carried
+from ccp_ray.errors import CcpError, DamagedError, DataError, StoreError, UsageError, raise_carried
 from ccp_ray.ledger import Entry, Ledger, check_file
 from ccp_ray.storage import LocalStore
 
@@ -184,7 +184,7 @@ def test_altered_texts_are_refused_by_name(piece, encoder, output, change, words
     else:
         path.unlink()
     done = through(piece, encoder, output)
-    with pytest.raises(DataError, match=rf"rows\.parquet: {words}"):
+    with pytest.raises(DamagedError, match=rf"rows\.parquet: {words}"):
         raise_carried(done["error"])
     assert Ledger(output.store, LEDGER).committed() == set()
 
@@ -195,8 +195,9 @@ def test_a_vector_that_is_not_finite_names_its_row_and_is_not_committed(piece, e
     with torch.no_grad():
         encode.encoder.model.embeddings.word_embeddings.weight.fill_(float("nan"))
     done = commit_piece(encode(Tokenise(encoder, settings, output.uri)(dict(piece))), output.uri)
-    with pytest.raises(DataError, match="no finite vector for d000; check its weights"):
+    with pytest.raises(CcpError, match="no finite vector for d000; check its weights") as caught:
         raise_carried(done["error"])
+    assert not isinstance(caught.value, DataError)  # which would undo what is committed
     assert list(output.store.list("vectors/")) == []
 
 

@@ -52,6 +52,13 @@ def test_neither_place_nor_number_of_the_part_is_in_the_name():
     assert [piece.name for piece in one] == [piece.name for piece in other]
 
 
+def test_rows_that_stand_twice_are_two_pieces():
+    part = ImportedPart("00000-0000", "_rows/a.parquet", 5, SHA)
+    twice = imported_plan([part, part._replace(key="_rows/b.parquet"), part._replace(rows=4)], "/a", "e", EmbedConfig())
+    assert len({piece.name for piece in twice}) == 3
+    assert twice[0] == imported_plan([part], "/a", "e", EmbedConfig())[0]
+
+
 def test_a_limit_takes_the_first_rows_of_each_language_and_leaves_whole_parts_their_names(small_run):
     corpus = Corpus.open(small_run.corpus)
     everything = corpus_plan(corpus, "e", EmbedConfig())

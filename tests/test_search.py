@@ -318,13 +318,19 @@ def test_query_texts_need_the_encoder_that_the_index_was_built_with(tmp_path):
     from ccp_ray.encoder import Encoder
 
     expected = Encoder.load(str(folder)).encode(["abc", "de"])
-    np.testing.assert_allclose(index.embed_queries(["abc", "de"], None), expected, atol=1e-6)
+    np.testing.assert_allclose(index.queries.encode(["abc", "de"], None), expected, atol=1e-6)
     values["summary"]["encoding"] = {"pooling": "mean", "max_tokens": 4}  # how the index' own texts were embedded
     manifest.write_text(json.dumps(values))
     mean = Encoder.load(str(folder), pooling="mean")
     mean.max_tokens = 4
-    found = Index.open(built.uri).embed_queries(["abcdefgh", "de"], None)
+    found = Index.open(built.uri).queries.encode(["abcdefgh", "de"], None)
     np.testing.assert_allclose(found, mean.encode(["abcdefgh", "de"]), atol=1e-6)
+    values["summary"]["encoding"] |= {"prompt": "ab "}
+    manifest.write_text(json.dumps(values))
+    asked = Index.open(built.uri).queries
+    np.testing.assert_allclose(asked.encode(["c"]), mean.encode(["ab c"]), atol=1e-6)  # as the rows were
+    np.testing.assert_allclose(asked.encode(["c"], prompt="d "), mean.encode(["d c"]), atol=1e-6)
+    np.testing.assert_allclose(asked.encode(["c"], prompt=""), mean.encode(["c"]), atol=1e-6)
     tiny_models.plain_folder(folder, seed=1)
     with pytest.raises(UsageError, match="the encoder changed since the index was built"):
-        Index.open(built.uri).embed_queries(["abc"], None)
+        Index.open(built.uri).queries.encode(["abc"], None)
