@@ -103,6 +103,9 @@ def index(
     with target.unless_refused(), ray_session():
         built = _build(target, task)
         merged = _merge(target, task, built) if task.config.merge and len(built.shards) > 1 else built
+    held = sum(merged.entries[shard.name].rows for shard in merged.shards)
+    if held != task.size.rows:
+        raise DataError(f"{output}: the shards hold {held:,} rows of {task.size.rows:,}; two pieces share a name")
     kept = sum(shard.earlier is not None for shard in built.shards)
     measured = {"seconds": time.monotonic() - started, "shards_built": len(built.shards) - kept, "shards_kept": kept}
     artifact = target.finish(_files(merged), _summary(task, merged), measured)

@@ -3,11 +3,11 @@
     shards/NAME.faiss      the index; row i is row i of the table
     shards/NAME.parquet    id, lang, text
 
-NAME covers the pieces' names and the sums of their objects, in order, the calibration, factory, metric and quantiser. So
-a shard of an earlier index whose pieces are all still there has the name that it would get now, and is copied instead
-of built; the pieces that no such shard has are sharded anew. Building streams: a piece is read, added and forgotten, so
-memory is the index and three copies of a piece (1.5 GB + 0.3 GB for a million rows of 384 dimensions in exact fp32;
-FAISS holds twice the index while it grows).
+NAME covers the pieces' names and the sums of their objects, in order, the calibration, factory, metric and quantiser.
+So a shard of an earlier index whose pieces are all still there has the name that it would get now, and is copied
+instead of built; the pieces that no such shard has are sharded anew. Building streams: a piece is read, added and
+forgotten, so memory is the index and three copies of a piece (1.5 GB + 0.3 GB for a million rows of 384 dimensions in
+exact fp32; FAISS holds twice the index while it grows).
 """
 
 from __future__ import annotations
