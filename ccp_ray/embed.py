@@ -118,8 +118,7 @@ def _sizes(config: EmbedConfig, pieces: int) -> tuple[bool, tuple[int, int], int
     if isinstance(asked.workers, tuple):
         least, most = asked.workers
     else:
-        most = asked.workers or (max(gpus, 1) if use_gpu else cpus)
-        least = most if asked.workers else 1
+        least = most = asked.workers or (max(gpus, 1) if use_gpu else cpus)  # Ray Data grows a pool late, or never
     tokenizers = asked.tokenizers or max(1, cpus // 2 if use_gpu else cpus // 8)
     return use_gpu, (min(least, pieces), min(most, pieces)), min(tokenizers, pieces)
 

@@ -211,8 +211,7 @@ def test_the_command_writes_what_the_library_finds(made, tmp_path):
     ]
     assert (printed.code, printed.out.splitlines()) == (0, lines)
     assert printed.err == (
-        f"ccp-ray: {made}/index: 90 rows; cosine, exact; raw vectors, not calibrated; "
-        "prompt of the texts '', of queries 'ask '\n"
+        f"ccp-ray: {made}/index: 90 rows; cosine, exact; raw vectors, not calibrated; queries begin with 'ask '\n"
     )
     run = tmp_path / "out.parquet"
     told = ccp("search", made / "index", "--queries", file, "-k", 3, "--prompt", "ask ", "--output", run, "--json")
