@@ -13,7 +13,7 @@ A step that was rejected is the identity: scale_L one, R_L the identity matrix.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -64,6 +64,15 @@ class Calibration:
     @property
     def dimensions(self) -> int:
         return len(self._steps[self.languages[0]][0])
+
+    def apply_each(self, vectors_ND: NDArray[Any], languages: Sequence[str]) -> FloatArray:
+        """`apply` with all steps, each row in its own language [N]. Raises DataError for an unknown language."""
+        languages_N = np.array(languages, dtype=object)
+        out_ND = np.empty(np.shape(vectors_ND), dtype=np.float32)
+        for lang in sorted(set(languages)):
+            rows_N = languages_N == lang
+            out_ND[rows_N] = self.apply(vectors_ND[rows_N], lang)
+        return out_ND
 
     def apply(self, vectors_ND: NDArray[Any], lang: str, steps: Collection[Step] = STEPS) -> FloatArray:
         """Unit vectors [N, D] float32 after the given steps, always in the order shift, scale, rotate.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from ccp_ray.config import StrictModel, semantic
 from ccp_ray.encoder_config import Pooling
+from ccp_ray.worker_range import WorkerRange
 
 # What decides which rows there are, not what becomes of a row.
 _SELECTION = {"split", "limit", "max_bad_share", "piece_rows"}
@@ -16,19 +17,13 @@ _SELECTION = {"split", "limit", "max_bad_share", "piece_rows"}
 class EmbedResources(StrictModel):
     """Actors that encode and that tokenise; changing these continues the same work."""
 
-    workers: Annotated[int, Field(ge=1)] | Annotated[tuple[int, int], Field(strict=False)] | None = Field(
+    workers: WorkerRange = Field(
         default=None, description="actors that hold the model, or [min, max]; None: one a GPU, else one a CPU"
     )
     tokenizers: int | None = Field(
         default=None, ge=1, description="at most; None: one for eight CPUs, on GPUs one for two CPUs"
     )
     gpu: bool | None = Field(default=None, description="None: if the cluster has one")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> EmbedResources:
-        if isinstance(self.workers, tuple) and not 1 <= self.workers[0] <= self.workers[1]:
-            raise ValueError(f"workers [min, max] needs 1 <= min <= max, found {list(self.workers)}")
-        return self
 
 
 class EmbedConfig(StrictModel):

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ccp_ray.artifact import JOB, Output, Request
+from ccp_ray.artifact import JOB, Output
 from ccp_ray.embed_stream import LEDGER
 from ccp_ray.errors import UsageError
 from ccp_ray.ledger import Entry, Ledger, copy_verified
+from ccp_ray.outputs import read_request
 from ccp_ray.pieces import run_pieces
 from ccp_ray.storage import Store, absolute_uri, open_store
 
@@ -33,12 +34,9 @@ def reuse_pieces(target: Output, names: Collection[str], earlier: Sequence[str])
 
 def _earlier(uri: str) -> Store:
     store = open_store(uri)
-    try:
-        kind = Request.model_validate_json(store.read(JOB)).kind
-    except FileNotFoundError:
-        raise UsageError(f"--reuse {uri}: no embeddings there (no {JOB})") from None
-    except ValueError:
-        raise UsageError(f"--reuse {uri}: {JOB} is damaged, or not written by this program") from None
+    if store.size(JOB) is None:
+        raise UsageError(f"--reuse {uri}: no embeddings there (no {JOB})")
+    kind = read_request(uri).kind
     if kind != "embeddings":
         raise UsageError(f"--reuse {uri}: holds {kind}, expected embeddings")
     return store

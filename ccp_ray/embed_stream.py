@@ -127,11 +127,11 @@ class Encode:
         reach("embed.tokenised")
         lengths = np.frombuffer(row.pop("lengths"), dtype=np.int64)
         flat = np.frombuffer(row.pop("tokens"), dtype=np.int32).astype(np.int64)
+        real, padded = padding(lengths, self.encoder.budget(self.config.token_budget))
         started = time.monotonic()
         vectors_ND = self.encoder.encode_tokens(np.split(flat, np.cumsum(lengths)[:-1]), self.config.token_budget)
         seconds = time.monotonic() - started
         reach("embed.encoded")
-        real, padded = padding(lengths, self.encoder.budget(self.config.token_budget))
         return {
             "vectors": vectors_ND.astype(self.config.dtype).tobytes(),
             "dtype": self.config.dtype,

@@ -89,7 +89,7 @@ class Embeddings:
             pieces = [EmbeddingsPiece.model_validate(piece) for piece in json.loads(reader._object("pieces.json"))]
         except (ValidationError, ValueError, TypeError):
             raise DataError(f"{where}: not a list of pieces; embed the texts again") from None
-        return cls(artifact, pieces, None if calibration is None else _fitting(calibration, artifact))
+        return cls(artifact, pieces, None if calibration is None else fitting_calibration(calibration, artifact))
 
     def __len__(self) -> int:
         return self.rows
@@ -192,11 +192,7 @@ class Embeddings:
     def _calibrated(self, vectors_ND: FloatArray, table: pa.Table) -> FloatArray:
         if self.calibration is None:
             return vectors_ND
-        out_ND = np.empty_like(vectors_ND)
-        for lang in pc.unique(table.column("lang")).to_pylist():
-            chosen_n = rows_of(table, lang)
-            out_ND[chosen_n] = self.calibration.apply(vectors_ND[chosen_n], lang)
-        return out_ND
+        return self.calibration.apply_each(vectors_ND, table.column("lang").to_pylist())
 
     def _vectors(self, piece: EmbeddingsPiece) -> FloatArray:
         where = self.artifact.store.uri(piece.vectors)
@@ -233,7 +229,7 @@ def rows_of(table: pa.Table, lang: str) -> NDArray[np.int64]:
     return np.flatnonzero(pc.equal(table.column("lang"), lang).to_numpy())
 
 
-def _fitting(uri: str, embeddings: Artifact) -> Calibration:
+def fitting_calibration(uri: str, embeddings: Artifact) -> Calibration:
     """A calibration that was fitted on embeddings of the same encoder. Raises DataError."""
     from ccp_ray.calibration import Calibration
 

@@ -28,7 +28,7 @@ from ccp_ray.index_merge import check_merge_fits, merge_shards
 from ccp_ray.index_recall import Recall, measure
 from ccp_ray.index_rows import RowSource
 from ccp_ray.index_sample import Draw, Sample, draw, held_out, sample
-from ccp_ray.index_shards import Making, Shard, build_shards, plan_index, plan_shards, shard_files
+from ccp_ray.index_shards import Making, Shard, build_shards, plan_index, plan_shards
 from ccp_ray.ledger import Entry, FileRecord
 from ccp_ray.progress import say
 from ccp_ray.quantiser import Quantiser, earlier_quantiser, quantiser
@@ -109,9 +109,8 @@ def index(
     kept = sum(shard.earlier is not None for shard in built.shards)
     measured = {"seconds": time.monotonic() - started, "shards_built": len(built.shards) - kept, "shards_kept": kept}
     artifact = target.finish(_files(merged), _summary(task, merged), measured)
-    for name in {shard.name for shard in built.shards} - {shard.name for shard in merged.shards}:
-        for key in shard_files(name):  # merged, and the manifest that does not need them stands
-            target.store.delete(key)
+    for key in {record.path for record in _files(built)} - {record.path for record in artifact.files}:
+        target.store.delete(key)  # merged, and the manifest that does not need them stands
     return artifact
 
 
@@ -207,14 +206,15 @@ def _files(built: Built) -> list[FileRecord]:
 
 def _summary(task: Task, built: Built) -> dict[str, Any]:
     source, names = task.embeddings.artifact, [piece.name for piece in task.embeddings.pieces]
-    rows = {shard.name: built.entries[shard.name].rows for shard in built.shards}
+    entries = [(shard, built.entries[shard.name]) for shard in built.shards]
     reason = "; ".join([task.choice.reason, *([built.recall.sentence] if built.recall else [])])
     return {
-        "rows": sum(rows.values()),
+        "rows": sum(entry.rows for _, entry in entries),
         "dimensions": task.size.dimensions,
         "shards": [
-            {"name": shard.name, "rows": rows[shard.name], "pieces": [names[number] for number in shard.pieces]}
-            for shard in built.shards
+            {"name": shard.name, "rows": entry.rows, "vectors": entry.files[0].path, "table": entry.files[1].path}
+            | {"pieces": [names[number] for number in shard.pieces]}
+            for shard, entry in entries
         ],
         "encoder": source.input("encoder").model_dump(),
         "encoding": {name: source.config.get(name) for name in ("pooling", "max_tokens", "prompt")},

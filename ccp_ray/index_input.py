@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
-from ccp_ray.artifact import JOB, Artifact, Request, find_artifact, open_artifact
-from ccp_ray.calibration import Calibration
-from ccp_ray.embeddings import Embeddings
+from ccp_ray.artifact import JOB, Artifact, find_artifact, open_artifact
+from ccp_ray.embeddings import Embeddings, fitting_calibration
 from ccp_ray.errors import DataError, UsageError
-from ccp_ray.ledger import Ledger
-from ccp_ray.storage import Store, open_store
+from ccp_ray.outputs import read_request
+from ccp_ray.standing import Stage, standing
+from ccp_ray.storage import open_store
 
 _STAGE = "pieces"  # of embed: its plan and its ledger
 
@@ -23,11 +21,7 @@ def open_embeddings(uri: str) -> Artifact:
 
 def check_calibration(source: Embeddings, uri: str) -> None:
     """Raises DataError for a calibration of other languages, another encoder or another width."""
-    calibration = Calibration.open(uri)
-    fitted = open_artifact(uri, "calibration").summary.get("encoder")
-    encoders = {ref.fingerprint for ref in source.artifact.inputs if ref.role == "encoder"}
-    if fitted is not None and fitted not in encoders:
-        raise DataError(f"{uri}: fitted on another encoder's embeddings; calibrate on these")
+    calibration = fitting_calibration(uri, source.artifact)
     unknown = sorted(set(source.languages) - set(calibration.languages))
     if unknown:
         raise DataError(f"{uri}: no language {unknown[0]!r}, which the embeddings have; calibrate on all of them")
@@ -38,22 +32,17 @@ def check_calibration(source: Embeddings, uri: str) -> None:
 
 def _refuse_unfinished(uri: str) -> None:
     store = open_store(uri)
-    try:
-        job = Request.model_validate_json(store.read(JOB))
-    except (FileNotFoundError, ValueError):
-        return  # no job of ours: open_artifact says so
-    if job.kind == "embeddings":
-        raise UsageError(
-            f"{uri}: unfinished embeddings, {_progress(store)}; run the same embed command again, it continues where "
-            "it stopped; then index"
-        )
+    if store.size(JOB) is None or read_request(uri).kind != "embeddings":
+        return  # open_artifact says what is wrong
+    pieces = next((stage for stage in standing(store).stages if stage.name == _STAGE), None)
+    raise UsageError(
+        f"{uri}: unfinished embeddings, {_progress(pieces)}; run the same embed command again, it continues where "
+        "it stopped; then index"
+    )
 
 
-def _progress(store: Store) -> str:
-    committed = Ledger(store, f"_ledger/{_STAGE}").committed()
-    try:
-        plan: dict[str, int] = json.loads(store.read(f"_plan/{_STAGE}.json"))["pieces"]
-    except FileNotFoundError:  # killed before the plan was written
-        return f"{len(committed):,} pieces are committed"
-    done = [rows for name, rows in plan.items() if name in committed]
-    return f"{len(done):,} of {len(plan):,} pieces ({sum(done):,} of {sum(plan.values()):,} rows) are committed"
+def _progress(pieces: Stage | None) -> str:
+    if pieces is None or pieces.planned is None:  # killed before the plan was written
+        return f"{pieces.committed if pieces else 0:,} pieces are committed"
+    rows = f" ({pieces.rows:,} of {pieces.planned_rows:,} rows)" if pieces.rows is not None else ""
+    return f"{pieces.committed:,} of {pieces.planned:,} pieces{rows} are committed"

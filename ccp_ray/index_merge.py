@@ -19,8 +19,8 @@ from ccp_ray.artifact import Output
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import CcpError, UsageError
 from ccp_ray.index_anatomy import faiss_errors
-from ccp_ray.index_shards import Making, Shard, shard_files
-from ccp_ray.ledger import Entry, FileRecord, put_file, verified_copy
+from ccp_ray.index_shards import Making, Shard, put_shard
+from ccp_ray.ledger import Entry, FileRecord, verified_copy
 from ccp_ray.pieces import run_pieces
 from ccp_ray.session import largest_node
 from ccp_ray.sizes import megabytes
@@ -64,14 +64,14 @@ def _merge(name: str, job: dict[str, Any]) -> Entry:
     _refuse_too_large([files[0].bytes for files in shards])
     with tempfile.TemporaryDirectory(prefix="ccp-ray-") as folder:
         scratch = Path(folder)
-        vectors, rows = (scratch / Path(key).name for key in shard_files(name))
+        vectors, rows = scratch / "merged.faiss", scratch / "merged.parquet"
         merged: Any = None
         for vectors_record, _ in shards:
             part = faiss.read_index(str(verified_copy(store, vectors_record, scratch / "parts")))
             merged = part if merged is None else _append(merged, part, job["factory"])
         faiss.write_index(merged, str(vectors))
         _join_tables([verified_copy(store, record, scratch / "parts") for _, record in shards], rows)
-        files = [put_file(store, key, scratch / Path(key).name) for key in shard_files(name)]
+        files = put_shard(store, name, vectors, rows)
     return Entry(rows=int(merged.ntotal), files=files)
 
 

@@ -30,7 +30,7 @@ from ccp_ray.errors import UsageError
 from ccp_ray.index_anatomy import set_parameters
 from ccp_ray.index_rows import IndexRows, RowSource
 from ccp_ray.index_sample import Draw, Sample, load
-from ccp_ray.index_shards import Shard, shard_files
+from ccp_ray.index_shards import Shard
 from ccp_ray.ledger import Entry, FileRecord, put_bytes, verified_copy
 from ccp_ray.pieces import run_pieces
 from ccp_ray.storage import open_store
@@ -92,7 +92,7 @@ def measure(
     job |= {"queries": [sample.queries.model_dump() for sample in samples], "threads": max(int(cpus), 1)}
     plan = {}
     for shard in shards:
-        record = next(r for r in files[shard.name].files if r.path == shard_files(shard.name)[0])
+        record = files[shard.name].files[0]
         mine = {"pieces": shard.pieces, "firsts": [firsts[number] for number in shard.pieces]}
         plan[f"{shard.name}-{drawn.digest}"] = job | mine | {"index": record.model_dump()}
     entries = run_pieces(target, "recall", plan, _measure_shard, cpus=cpus)

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
 from ccp_ray.calibration import Calibration, unit
@@ -56,9 +55,4 @@ class IndexRows:
         vectors_ND, table = self.embeddings.read(self.piece(number))
         if self._calibration is None:
             return (unit(vectors_ND) if self._metric == "cosine" else vectors_ND), table
-        languages = np.array(table.column("lang").to_pylist(), dtype=object)
-        out_ND = np.empty_like(vectors_ND)
-        for lang in sorted(set(languages)):
-            rows = languages == lang
-            out_ND[rows] = self._calibration.apply(vectors_ND[rows], lang)
-        return out_ND, table
+        return self._calibration.apply_each(vectors_ND, table.column("lang").to_pylist()), table

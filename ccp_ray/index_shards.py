@@ -1,7 +1,7 @@
 """Shards: whole pieces of embeddings in one FAISS index, named by the digest of what decides its content.
 
-    shards/NAME.faiss      the index; row i is row i of the table
-    shards/NAME.parquet    id, lang, text
+    shards/NAME.DIGEST.faiss      the index; row i is row i of the table
+    shards/NAME.DIGEST.parquet    id, lang, text
 
 NAME covers the pieces' names and the sums of their objects, in order, the calibration, factory, metric and quantiser.
 So a shard of an earlier index whose pieces are all still there has the name that it would get now, and is copied
@@ -24,10 +24,10 @@ from ccp_ray.embeddings import Embeddings
 from ccp_ray.index_anatomy import faiss_errors, is_graph
 from ccp_ray.index_gpu import to_cpu, to_gpu
 from ccp_ray.index_rows import RowSource
-from ccp_ray.ledger import Entry, FileRecord, copy_verified, put_file
+from ccp_ray.ledger import Entry, FileRecord, copy_verified, put_content_file
 from ccp_ray.pieces import run_pieces
 from ccp_ray.quantiser import Quantiser, start_index
-from ccp_ray.storage import open_store
+from ccp_ray.storage import Store, open_store
 
 
 class Making(NamedTuple):
@@ -104,17 +104,18 @@ def build_shards(
     return run_pieces(target, "index", plan, _make, cpus=cpus, gpus=gpus)
 
 
-def shard_files(name: str) -> list[str]:
-    """Keys of a shard: vectors, then rows."""
-    return [f"shards/{name}.faiss", f"shards/{name}.parquet"]
+def put_shard(store: Store, name: str, vectors: Path, rows: Path) -> list[FileRecord]:
+    """Upload a shard's files, by content: another machine's codes may differ in a bit. Records: vectors, then rows."""
+    return [put_content_file(store, f"shards/{name}", path) for path in (vectors, rows)]
 
 
 def _copy_job(shard: Shard) -> dict[str, Any] | None:
     if shard.earlier is None:
         return None
     records = {record.path: record.model_dump() for record in shard.earlier.files}
-    rows = next(kept["rows"] for kept in shard.earlier.summary["shards"] if kept["name"] == shard.name)
-    return {"uri": shard.earlier.uri, "records": [records[key] for key in shard_files(shard.name)], "rows": rows}
+    kept = next(kept for kept in shard.earlier.summary["shards"] if kept["name"] == shard.name)
+    files = [records[kept[kind]] for kind in ("vectors", "table")]
+    return {"uri": shard.earlier.uri, "records": files, "rows": kept["rows"]}
 
 
 def _make(name: str, job: dict[str, Any]) -> Entry:
@@ -137,7 +138,7 @@ def _build(name: str, job: dict[str, Any], scratch: Path) -> Entry:
     built = start_index(job["output"], job["quantiser"], job["factory"], job["dimensions"])
     # A graph depends on the order in which threads add to it, and the same shard must come out the same.
     faiss.omp_set_num_threads(1 if is_graph(built) else job["threads"])
-    vectors, table_path = (scratch / Path(key).name for key in shard_files(name))
+    vectors, table_path = scratch / "shard.faiss", scratch / "shard.parquet"
     writer: pq.ParquetWriter | None = None
     with faiss_errors(job["factory"]):
         built = to_gpu(built) if job["gpu"] else built
@@ -151,6 +152,5 @@ def _build(name: str, job: dict[str, Any], scratch: Path) -> Entry:
     writer.close()
     with faiss_errors(job["factory"]):
         faiss.write_index(to_cpu(built) if job["gpu"] else built, str(vectors))
-    store = open_store(job["output"])
-    files = [put_file(store, key, scratch / Path(key).name) for key in shard_files(name)]
+    files = put_shard(open_store(job["output"]), name, vectors, table_path)
     return Entry(rows=int(built.ntotal), files=files)

@@ -108,12 +108,22 @@ def put_content(store: Store, prefix: str, suffix: str, data: bytes) -> FileReco
 
 def put_file(store: Store, key: str, path: Path) -> FileRecord:
     """Upload a local file and return its record."""
+    record = FileRecord(path=key, bytes=path.stat().st_size, sha256=_file_digest(path))
+    store.upload(path, key)
+    return record
+
+
+def put_content_file(store: Store, prefix: str, path: Path) -> FileRecord:
+    """Upload a local file under PREFIX.DIGEST.SUFFIX, as `put_content` does with bytes; the suffix is the file's."""
+    return put_file(store, f"{prefix}.{_file_digest(path)[:12]}{path.suffix}", path)
+
+
+def _file_digest(path: Path) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
-    store.upload(path, key)
-    return FileRecord(path=key, bytes=path.stat().st_size, sha256=digest.hexdigest())
+    return digest.hexdigest()
 
 
 def put_folder(store: Store, folder: Path, prefix: str = "") -> list[FileRecord]:

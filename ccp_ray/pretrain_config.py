@@ -5,7 +5,7 @@ Names in brackets say where a default comes from: [kin] is the released code of 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,7 @@ from ccp_ray.config import AS_RESOURCE, StrictModel
 from ccp_ray.encoder_config import EncoderConfig
 from ccp_ray.errors import UsageError
 from ccp_ray.monitor import MonitorConfig
+from ccp_ray.worker_range import WorkerRange
 
 Norm = Literal["asymmetric", "symmetric", "none", "layer"]
 HeadStart = Literal["random", "identity"]
@@ -104,7 +105,7 @@ class DeepSpeedConfig(StrictModel):
 class PretrainResources(StrictModel):
     """Where and how it runs; changing these continues the same work."""
 
-    workers: Annotated[int, Field(ge=1)] | Annotated[tuple[int, int], Field(strict=False)] | None = Field(
+    workers: WorkerRange = Field(
         default=None, description="None: one a GPU, or one a CPU up to two; [min, max]: what the cluster has, elastic"
     )
     gpu: bool | None = Field(default=None, description="None: if the cluster has one")
@@ -121,12 +122,6 @@ class PretrainResources(StrictModel):
     def least_workers(self) -> int | None:
         """The workers that it takes to start; None: as the cluster has them."""
         return self.workers[0] if isinstance(self.workers, tuple) else self.workers
-
-    @model_validator(mode="after")
-    def _ordered(self) -> PretrainResources:
-        if isinstance(self.workers, tuple) and not 1 <= self.workers[0] <= self.workers[1]:
-            raise ValueError(f"workers [min, max] needs 1 <= min <= max, found {list(self.workers)}")
-        return self
 
 
 class PretrainConfig(StrictModel):

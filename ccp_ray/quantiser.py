@@ -9,7 +9,6 @@ differ in the last bit. k-means runs ten iterations of rows x lists x dimensions
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,7 +19,7 @@ from ccp_ray.errors import DataError
 from ccp_ray.index_anatomy import empty_index, faiss_errors
 from ccp_ray.index_gpu import to_cpu, to_gpu
 from ccp_ray.index_sample import Sample, load
-from ccp_ray.ledger import Entry, FileRecord, put_file, verified_copy
+from ccp_ray.ledger import Entry, FileRecord, copy_verified, put_content_file, verified_copy
 from ccp_ray.model_source import cache_folder
 from ccp_ray.pieces import run_pieces
 from ccp_ray.storage import open_store
@@ -87,12 +86,11 @@ def _make(_: str, job: dict[str, Any]) -> Entry:
     with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
         if "copy" in job:
             record = FileRecord.model_validate(job["copy"]["record"])
-            path = verified_copy(open_store(job["copy"]["uri"]), record, Path(scratch))
-            return Entry(rows=job["copy"]["rows"], files=[put_file(store, record.path, path)])
+            copy_verified(open_store(job["copy"]["uri"]), store, record, "--reuse")
+            return Entry(rows=job["copy"]["rows"], files=[record])
         path = Path(scratch, "trained.faiss")
         rows = _train(job, path)
-        name = hashlib.sha256(path.read_bytes()).hexdigest()[:32]
-        return Entry(rows=rows, files=[put_file(store, f"quantiser/{name}.faiss", path)])
+        return Entry(rows=rows, files=[put_content_file(store, "quantiser/trained", path)])
 
 
 def _train(job: dict[str, Any], path: Path) -> int:

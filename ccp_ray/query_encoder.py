@@ -42,11 +42,7 @@ class QueryEncoder:
         """The encoder's vectors as the index' rows are: calibrated by language, or as they come."""
         if not self.calibrated:
             return vectors_QD
-        languages = np.array(self.check(lang, len(vectors_QD)), dtype=object)
-        out_QD = np.empty_like(vectors_QD, dtype=np.float32)
-        for name in set(languages.tolist()):
-            out_QD[languages == name] = self._calibration.apply(vectors_QD[languages == name], name)
-        return out_QD
+        return self._calibration.apply_each(vectors_QD, self.check(lang, len(vectors_QD)))
 
     def check(self, lang: Languages, count: int) -> list[str]:
         """The language of each of `count` queries. Raises UsageError for one that is missing or not calibrated."""

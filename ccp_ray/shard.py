@@ -10,8 +10,8 @@ scored again.
 
 Other shards (IVF, HNSW, PQ): FAISS' own scores of FAISS' own proposals; they depend on the shards and nothing else.
 
-Memory: pages of vectors and rows that are in use. Rows are unpacked from parquet into a nameless file in the cache
-folder, because parquet cannot be read row by row.
+Memory: pages of vectors and rows that are in use, and while it is opened all rows once. Rows are unpacked from parquet
+into a nameless file in the cache folder, because parquet cannot be read row by row.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ccp_ray.artifact import Artifact
-from ccp_ray.errors import DataError
+from ccp_ray.errors import DataError, UsageError
+from ccp_ray.index_anatomy import set_parameters
 from ccp_ray.ledger import verified_copy
 from ccp_ray.model_source import cache_folder
 from ccp_ray.ranking import RANKED, Numbers, best, leading
@@ -67,9 +68,8 @@ class Shard:
     def __init__(self, artifact: Artifact, number: int) -> None:
         import faiss
 
-        name = artifact.summary["shards"][number]["name"]
         records = {record.path: record for record in artifact.files}
-        keys = [f"shards/{name}.{kind}" for kind in ("faiss", "parquet")]
+        keys = [artifact.summary["shards"][number][kind] for kind in ("vectors", "table")]
         vectors, rows = (verified_copy(artifact.store, records[key], cache_folder() / "shards") for key in keys)
         self.number = number
         self.exact = bool(artifact.summary.get("exact", True))
@@ -80,9 +80,10 @@ class Shard:
         where = artifact.store.uri(keys[0])
         if self.index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise DataError(f"{where}: not an index of inner products; build the index again")
-        parameters = artifact.summary.get("search_parameters")
-        if parameters:
-            _set_parameters(self.index, parameters, where)
+        try:
+            set_parameters(self.index, artifact.summary.get("search_parameters", ""))
+        except UsageError as error:
+            raise DataError(f"{where}: {error}; build the index again") from None
 
     @cached_property
     def languages(self) -> set[str]:
@@ -189,15 +190,6 @@ def _select(chosen_N: NDArray[np.bool_]) -> _Selection:
     if len(row_n) and row_n[-1] - row_n[0] + 1 == len(row_n):
         return _Selection(len(row_n), faiss.IDSelectorRange(int(row_n[0]), int(row_n[-1]) + 1))
     return _Selection(len(row_n), faiss.IDSelectorBitmap(np.packbits(chosen_N, bitorder="little")))
-
-
-def _set_parameters(index: Any, parameters: str, where: str) -> None:
-    faiss = _faiss()
-    try:
-        faiss.ParameterSpace().set_index_parameters(index, parameters)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise DataError(f"{where}: FAISS cannot search with {parameters!r} ({reason}); build the index again") from None
 
 
 def _settings(index: Any, selector: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from ccp_ray.config import StrictModel
@@ -18,7 +18,7 @@ from ccp_ray.errors import DamagedError
 from ccp_ray.ledger import Ledger
 from ccp_ray.storage import Store
 
-_PLANS, _QUARANTINE = "_plan/", "quarantine/"
+_PLANS, _QUARANTINE, _COPIED = "_plan/", "quarantine/", "reuse"
 _RECENT_S = 600.0  # the past that speed is measured over
 _FEW = 3  # commits in that past, from which on it is a measure
 _SILENT_S, _SILENT_GAPS = 1800.0, 3  # no commit for so long, and for so many times the usual gap: nobody works on it
@@ -74,9 +74,9 @@ def standing(store: Store, now: float | None = None) -> Standing:
     plans = dict(_plans(store))
     began = {name: plan.written for name, plan in plans.items()}
     began |= {name: min(times.values()) for name, times in commits.items() if name not in plans}
-    stages = [
-        _stage(name, commits.get(name, {}), plans.get(name)) for name in sorted(began, key=lambda name: began[name])
-    ]
+    copied = commits.get(_COPIED, {}).keys()
+    names = sorted(began, key=lambda name: began[name])
+    stages = [_stage(name, commits.get(name, {}), plans.get(name), copied) for name in names]
     last = max((when for times in commits.values() for when in times.values()), default=None)
     idle_s = None if last is None else max(0.0, now - last)
     return Standing(stages, _quarantined(store, ledger, commits), idle_s, _active(now, commits, began))
@@ -93,7 +93,7 @@ def _plans(store: Store) -> Iterator[tuple[str, Plan]]:
         yield info.key.removeprefix(_PLANS).removesuffix(".json"), Plan(rows, info.modified)
 
 
-def _stage(name: str, times: Mapping[str, float], plan: Plan | None) -> Stage:
+def _stage(name: str, times: Mapping[str, float], plan: Plan | None, copied: Collection[str]) -> Stage:
     if plan is None:
         return Stage(name, len(times), None, None, None, None, None)
     done = {piece: when for piece, when in times.items() if piece in plan.rows}
@@ -101,7 +101,8 @@ def _stage(name: str, times: Mapping[str, float], plan: Plan | None) -> Stage:
     if not total:
         return Stage(name, len(done), len(plan.rows), None, None, None, None)
     rows = sum(plan.rows[piece] for piece in done)
-    speed = recent_speed([(when, plan.rows[piece]) for piece, when in done.items()], plan.written)
+    made = [(when, plan.rows[piece]) for piece, when in done.items() if piece not in copied]
+    speed = recent_speed(made, plan.written)  # copies of an earlier output's pieces say nothing of the time left
     return Stage(name, len(done), len(plan.rows), rows, total, speed, (total - rows) / speed if speed else None)
 
 

@@ -61,14 +61,23 @@ class TextReader(NamedTuple):
 
         Of a long text only the head is tokenised, if that gives enough: 10 MB would take seconds and gigabytes.
         """
-        found = self._all_ids([text[: _HEAD * (room + 1)] for text in texts])
-        short = [n for n, text in enumerate(texts) if len(text) > _HEAD * (room + 1) and len(found[n]) <= room]
+        heads = [_head(text, _HEAD * (room + 1)) for text in texts]
+        found = self._all_ids(heads)
+        short = [n for n, text in enumerate(texts) if len(text) > len(heads[n]) and len(found[n]) <= room]
         for n, ids in zip(short, self._all_ids([texts[n] for n in short]), strict=True):
             found[n] = ids
         return found
 
     def _all_ids(self, texts: Sequence[str]) -> list[list[int]]:
         return list(self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]) if texts else []
+
+
+def _head(text: str, length: int) -> str:
+    """The first characters, without the word that the cut goes through: WordPiece takes words whole or not at all."""
+    if len(text) <= length:
+        return text
+    head = text[:length]
+    return head[: max(head.rfind(" "), head.rfind("\n"))] if " " in head or "\n" in head else head
 
 
 def tokenizer_of(source: str, max_tokens: int | None = None, prompt: str | None = None) -> TextReader:

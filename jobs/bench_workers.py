@@ -61,12 +61,6 @@ class Workers:
         list(self._pool.map(lambda actor, piece: actor.tokens.remote(*piece, budget), pieces))
         return time.perf_counter() - started
 
-    def close(self) -> None:
-        import ray
-
-        for each in self._actors:
-            ray.kill(each)
-
 
 def stored(rows: Sequence[Tokens]) -> tuple[Any, Any]:
     """Token rows as `Workers.encode_tokens` takes them."""

@@ -8,8 +8,10 @@ import typer
 
 from ccp_ray.artifact import find_artifact
 from ccp_ray.config import load_config
+from ccp_ray.corpus import Corpus
 from ccp_ray.embed import embed as embed_texts
 from ccp_ray.embed_config import EmbedConfig
+from ccp_ray.embed_plan import corpus_plan
 from ccp_ray.errors import UsageError
 from ccp_ray.patterns import expand
 from ccp_ray.session import machine_cpus
@@ -47,15 +49,15 @@ def plan_embed(encoder: str, texts: str, config: EmbedConfig) -> Plan:
     shape = source_shape(encoder)
     corpus = find_artifact(texts)
     if corpus is not None and corpus.kind == "corpus":
-        languages = corpus.summary["languages"].values()
-        rows = sum(min(facts["sentences"], config.limit or facts["sentences"]) for facts in languages)
+        planned = corpus_plan(Corpus.open(texts), "", config)  # names do not matter here
+        rows, pieces = sum(piece.rows for piece in planned), len(planned)
     else:
         places = [split_uri(uri) for uri in expand(texts)]
         if not places:
             raise UsageError(f"{texts}: no such file or folder")
         rows = sum(store.size(key) or 0 for store, key in places) // _TEXT_BYTES
+        pieces = -(-rows // config.piece_rows)
     width = 2 if config.dtype == "float16" else 4
-    pieces = -(-rows // config.piece_rows)
     return embed_plan(rows, pieces, shape, width, machine_cpus())
 
 

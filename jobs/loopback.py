@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -34,8 +34,8 @@ def s3_bucket(name: ServerName, folder: Path) -> Iterator[str]:
     Raises UsageError where the program is not installed, CcpError where it does not start.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
-    with _running(_command(name, port, folder), port, folder / f"{name}.log"), _environment(port):
+    port = free_port()
+    with running(_command(name, port, folder), port, folder / f"{name}.log"), _environment(port):
         import boto3
         from botocore.config import Config
 
@@ -81,7 +81,8 @@ def _environment(port: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], port: int, log: Path) -> Iterator[None]:
+def running(command: Sequence[str | Path], port: int, log: Path) -> Iterator[None]:
+    """A server as a child process, once it listens on the port. Raises CcpError with its log's end if it never does."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RCLONE_"))}
     with open(log, "wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment | {"RCLONE_CONFIG": os.devnull})
@@ -104,10 +105,11 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
             return
         time.sleep(0.05)
     said = log.read_text(errors="replace").strip()[-500:]
-    raise CcpError(f"the S3 server of the bench did not start; it said: {said}")
+    raise CcpError(f"the S3 server did not start; it said: {said}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on just now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

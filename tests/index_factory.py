@@ -57,7 +57,8 @@ def build(
         data = faiss.serialize_index(faiss_index(vectors[part], factory)).tobytes()
         files.append(put_bytes(output.store, f"shards/{name}.faiss", data))
         files.append(put_bytes(output.store, f"shards/{name}.parquet", buffer.getvalue()))
-        described.append({"name": name, "rows": len(part)})
+        keys = {"vectors": f"shards/{name}.faiss", "table": f"shards/{name}.parquet"}
+        described.append({"name": name, "rows": len(part), **keys})
     whole = {"rows": len(vectors), "dimensions": vectors.shape[1], "shards": described}
     whole["encoder"] = encoder or {"role": "encoder", "uri": "nowhere", "fingerprint": "f"}
     whole["encoding"] = {"pooling": None, "max_tokens": None}

@@ -70,12 +70,12 @@ def stored(artifact: Artifact) -> tuple[np.ndarray, pa.Table]:
     """All vectors of all shards and their rows."""
     vectors, tables = [], []
     for shard in artifact.summary["shards"]:
-        raw = np.frombuffer(artifact.store.read(f"shards/{shard['name']}.faiss"), dtype=np.uint8)
+        raw = np.frombuffer(artifact.store.read(shard["vectors"]), dtype=np.uint8)
         built = faiss.deserialize_index(raw)
         assert built.ntotal == shard["rows"]
         assert built.metric_type == faiss.METRIC_INNER_PRODUCT
         vectors.append(built.reconstruct_n(0, built.ntotal))
-        tables.append(pq.read_table(pa.BufferReader(artifact.store.read(f"shards/{shard['name']}.parquet"))))
+        tables.append(pq.read_table(pa.BufferReader(artifact.store.read(shard["table"]))))
     return np.concatenate(vectors), pa.concat_tables(tables)
 
 

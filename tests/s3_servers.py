@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +16,9 @@ from pathlib import Path
 import boto3
 from botocore.config import Config
 
+from jobs.loopback import free_port, running
+
 ACCESS_KEY, SECRET_KEY = "CCPRAYTESTKEY0000001", "planted+secret/never-shown-0123456789abcd"
-_PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def rclone_server(folder: Path) -> Iterator[S3Server]:
     options = ["--auth-key", keys, "--addr", f"127.0.0.1:{port}", "--vfs-cache-mode", "writes"]
     cache = folder.with_name(f"{folder.name}-cache")
     program = Path(sys.executable).with_name("rclone")
-    with _running([program, "serve", "s3", *options, "--cache-dir", cache, folder], port, folder.with_suffix(".log")):
+    with running([program, "serve", "s3", *options, "--cache-dir", cache, folder], port, folder.with_suffix(".log")):
         yield S3Server("rclone", f"http://127.0.0.1:{port}")
 
 
@@ -90,40 +87,5 @@ def rclone_server(folder: Path) -> Iterator[S3Server]:
 def moto_server(folder: Path) -> Iterator[S3Server]:
     port = free_port()
     program = Path(sys.executable).with_name("moto_server")
-    with _running([program, "-H", "127.0.0.1", "-p", str(port)], port, folder.with_suffix(".log")):
+    with running([program, "-H", "127.0.0.1", "-p", str(port)], port, folder.with_suffix(".log")):
         yield S3Server("moto", f"http://127.0.0.1:{port}")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@contextlib.contextmanager
-def _running(command: list[object], port: int, log: Path) -> Iterator[None]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RCLONE_"))}
-    environment |= {"RCLONE_CONFIG": os.devnull}
-    with open(log, "wb") as out:
-        process = subprocess.Popen([str(part) for part in command], stdout=out, stderr=out, env=environment)
-    try:
-        _wait_for(port, process, log)
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.05)  # the one place that waits: a server's start has no signal to wait for
-    raise RuntimeError(f"the S3 server did not start; its log:\n{log.read_text(errors='replace')[-2000:]}")

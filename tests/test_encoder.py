@@ -369,3 +369,11 @@ def test_of_a_long_text_the_head_is_tokenised_and_all_of_it_where_that_is_not_en
     np.testing.assert_array_equal(one, reader.tokenize([longest])[0][0])
     np.testing.assert_array_equal(other, reader.tokenize(["abc"])[0][0])
     assert cut == 1
+
+
+def test_the_word_at_the_cut_is_not_cut_in_two():
+    from ccp_ray.text_reader import _head
+
+    assert _head("ab cdef", 5) == "ab"
+    assert _head("abcdef", 3) == "abc"  # scripts without blanks
+    assert _head("ab", 5) == "ab"

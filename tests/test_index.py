@@ -96,13 +96,13 @@ def test_a_killed_build_continues_to_the_same_bytes(ray_local, tmp_path):
     config = IndexConfig(shard_rows=6)
     whole = index(source.uri, str(tmp_path / "whole"), config)
     broken = index(source.uri, str(tmp_path / "broken"), config)
-    first, second = (shard["name"] for shard in broken.summary["shards"][:2])
-    for key in ("artifact.json", f"_ledger/index/{second}.json", f"shards/{second}.faiss"):
+    first, second = broken.summary["shards"][:2]
+    for key in ("artifact.json", f"_ledger/index/{second['name']}.json", second["vectors"]):
         broken.store.delete(key)
-    kept = (tmp_path / "broken" / "shards" / f"{first}.faiss").stat().st_mtime_ns
+    kept = (tmp_path / "broken" / first["vectors"]).stat().st_mtime_ns
     again = index(source.uri, str(tmp_path / "broken"), config)
     assert again.fingerprint == whole.fingerprint
-    assert (tmp_path / "broken" / "shards" / f"{first}.faiss").stat().st_mtime_ns == kept
+    assert (tmp_path / "broken" / first["vectors"]).stat().st_mtime_ns == kept
 
 
 @pytest.mark.parametrize(

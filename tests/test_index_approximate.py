@@ -37,7 +37,7 @@ def built(ray_local: None, source: Artifact, tmp_path_factory: pytest.TempPathFa
 
 
 def shard(artifact: Artifact, number: int) -> faiss.Index:
-    return faiss.read_index(str(Path(artifact.uri, "shards", f"{artifact.summary['shards'][number]['name']}.faiss")))
+    return faiss.read_index(str(Path(artifact.uri, artifact.summary["shards"][number]["vectors"])))
 
 
 def trained(artifact: Artifact) -> faiss.Index:
@@ -123,9 +123,10 @@ def test_the_cheapest_parameters_that_reach_the_target_are_chosen(built):
 def test_a_killed_build_continues_to_the_same_bytes_and_trains_nothing_again(built, source, tmp_path):
     broken = index(source.uri, str(tmp_path / "broken"), CONFIG)
     assert broken.fingerprint == built.fingerprint
-    second = broken.summary["shards"][1]["name"]
-    gone = ["artifact.json", f"_ledger/index/{second}.json", f"_ledger/recall/{second}.json", f"shards/{second}.faiss"]
-    for key in gone:
+    second = broken.summary["shards"][1]
+    (measured,) = (name for name in ledger(broken, "recall") if name.startswith(second["name"]))
+    entries = [f"_ledger/index/{second['name']}.json", f"_ledger/recall/{measured}.json"]
+    for key in ["artifact.json", *entries, second["vectors"]]:
         broken.store.delete(key)
     before = {stage: ledger(broken, stage) for stage in ("quantiser", "sample", "index")}
     again = index(source.uri, str(tmp_path / "broken"), CONFIG)
@@ -170,13 +171,13 @@ def test_a_merged_index_is_the_one_that_a_single_shard_would_be(ray_local, sourc
     config = CONFIG.model_copy(update={"factory": factory})
     single = index(source.uri, str(tmp_path / "single"), config.model_copy(update={"shard_rows": 10_000}))
     merged = index(source.uri, str(tmp_path / "merged"), config.model_copy(update={"merge": True}))
-    (name,) = [entry["name"] for entry in single.summary["shards"]]
-    assert merged.summary["shards"] == single.summary["shards"]
-    sums = [{r.path: r.sha256 for r in artifact.files}[f"shards/{name}.faiss"] for artifact in (single, merged)]
+    (shard,) = single.summary["shards"]
+    assert merged.summary["shards"] == single.summary["shards"]  # files are named by their content
+    sums = [{r.path: r.sha256 for r in artifact.files}[shard["vectors"]] for artifact in (single, merged)]
     assert sums[0] == sums[1]
     assert len(list(Path(merged.uri, "shards").iterdir())) == 2  # what was merged is gone
     assert verify_artifact(merged) == []
-    table = pq.read_table(pa.BufferReader(merged.store.read(f"shards/{name}.parquet")))
+    table = pq.read_table(pa.BufferReader(merged.store.read(shard["table"])))
     assert table["id"].to_pylist() == source_rows(source)[1]
 
 

@@ -193,3 +193,16 @@ def test_where_an_entry_is_damaged_nothing_is_deleted(tmp_path):
         find_orphans(str(store.path))
     assert ccp("gc", store.path, "--delete").code == 1
     assert store.size("vectors/1.npy") == 4
+
+
+def test_of_a_finished_index_the_parts_that_were_merged_and_what_was_sampled(tmp_path):
+    output = open_output(str(tmp_path / "index"), Request(kind="index", config={}))
+    store = output.store
+    merged, part, sample = (
+        put_bytes(store, key, b"x") for key in ("shards/m.faiss", "shards/p.faiss", "_sample/s.npy")
+    )
+    for stage, record in (("merge", merged), ("index", part), ("sample", sample)):
+        Ledger(store, f"_ledger/{stage}").commit("0", Entry(files=[record]))
+    assert names(find_orphans(str(store.path)).orphans) == set()  # before the manifest all of it may be needed
+    output.finish([merged], {})
+    assert names(find_orphans(str(store.path)).orphans) == {part.path, sample.path}

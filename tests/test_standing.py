@@ -57,6 +57,15 @@ def test_pieces_rows_speed_and_time_left(store):
     assert found.committed == {"pieces": 4, "rows": 2}
 
 
+def test_copied_pieces_say_nothing_of_the_speed(store):
+    before = standing(store, NOW).stages[1]
+    for i in range(4):
+        commit(store, "reuse", f"p{i}", NOW - 90)
+    pieces = next(stage for stage in standing(store, NOW).stages if stage.name == "pieces")
+    assert (pieces.committed, pieces.rows) == (before.committed, before.rows)
+    assert (pieces.rows_per_s, pieces.left_s) == (None, None)
+
+
 def test_no_entry_of_a_piece_is_read(store, monkeypatch):
     asked = []
     read = LocalStore.read
