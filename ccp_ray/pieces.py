@@ -8,8 +8,8 @@ Two runs of one output share the work: a run that did not start the output begin
 looks whether a piece has been committed meanwhile before it begins it (one small request). So what two runs do twice is
 at most the pieces that both had under way at one time.
 
-An input that is refused (DataError, UsageError) ends the run when the pieces under way have ended, and no other is
-begun: whoever then removes the output must not meet a task that still writes to it.
+An input that is refused (DataError, UsageError) or was altered (DamagedError) ends the run when the pieces under way
+have ended, and no other is begun: whoever then removes the output must not meet a task that still writes to it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ccp_ray.artifact import Output, stopped
-from ccp_ray.errors import CcpError, DataError, UsageError, carry, raise_carried
+from ccp_ray.errors import CcpError, DamagedError, DataError, UsageError, carry, raise_carried
 from ccp_ray.faults import reach
 from ccp_ray.ledger import Entry, Ledger
 from ccp_ray.progress import Meter
@@ -136,7 +136,7 @@ def collect(rows: Iterable[dict[str, Any]], output: Output, accept: Callable[[st
         try:
             raise_carried(row["error"])
             accept(row["name"], Entry.model_validate_json(row["entry"]))
-        except (DataError, UsageError) as error:
+        except (DataError, UsageError, DamagedError) as error:
             refusal = error
             output.stop()
     if refusal is not None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ccp_ray.artifact import Output, Request, open_output
-from ccp_ray.errors import CcpError, DataError, StoreError, UsageError
+from ccp_ray.errors import CcpError, DamagedError, DataError, StoreError, UsageError
 from ccp_ray.ledger import Entry, Ledger, put_bytes
 from ccp_ray.pieces import run_pieces
 from ccp_ray.storage import LocalStore, open_store
@@ -82,7 +82,7 @@ def test_an_error_keeps_its_type_and_words_and_what_was_done_stays(output, tmp_p
     assert list(entries) == list(PLAN)
 
 
-@pytest.mark.parametrize("error", [DataError, UsageError])
+@pytest.mark.parametrize("error", [DataError, UsageError, DamagedError])
 def test_a_refusal_waits_for_the_pieces_under_way_and_begins_no_other(output, tmp_path, error):
     runs, plan = tmp_path / "runs", {"bad": None, "slow": None} | {f"later{i}": None for i in range(20)}
     write = worker(output.uri, runs)
@@ -110,7 +110,11 @@ def test_a_refusal_waits_for_the_pieces_under_way_and_begins_no_other(output, tm
         run_pieces(output, STAGE, plan, work)
     assert "slow" in ran(runs)
     assert len(ran(runs)) < len(plan) - 1
-    assert list(output.store.list()) == []
+    if error is DamagedError:  # what was committed stays, and nobody writes any more
+        assert output.store.size("_stop") is None
+        assert "slow" in Ledger(output.store, f"_ledger/{STAGE}").committed()
+    else:
+        assert list(output.store.list()) == []
 
 
 def test_a_stop_that_a_killed_run_left_does_not_hold_the_next(output, tmp_path):
