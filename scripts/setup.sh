@@ -108,11 +108,36 @@ print(values.get("cuda") or "")')
     fi
 }
 
+# XOR-Retrieve counts NLTK's tokens, and NLTK's sentence model (punkt_tab, English) is data that no package of its own
+# carries. This wheel does; only the model is taken out of it, to where NLTK looks first.
+punkt_wheel=llama-index-core==0.14.25
+install_punkt() {
+    english=$venv/nltk_data/tokenizers/punkt_tab/english
+    [ ! -f "$english/ortho_context.tab" ] || return 0
+    scratch=$(mktemp -d)
+    "$venv/bin/python" -m pip download --disable-pip-version-check --no-input -q --no-deps --only-binary :all: \
+        -d "$scratch" "$punkt_wheel" >>"$log" 2>&1 &&
+        "$venv/bin/python" - "$scratch" "$english" <<'EOF'
+import pathlib, sys, zipfile
+
+wheel, target = next(pathlib.Path(sys.argv[1]).glob("*.whl")), pathlib.Path(sys.argv[2])
+target.mkdir(parents=True, exist_ok=True)
+with zipfile.ZipFile(wheel) as packed:
+    for name in packed.namelist():
+        if "/punkt_tab/english/" in name:
+            (target / pathlib.Path(name).name).write_bytes(packed.read(name))
+EOF
+    rm -rf "$scratch"
+    [ -f "$english/ortho_context.tab" ] ||
+        say "NLTK's sentence model could not be fetched: XOR-Retrieve needs it (python -m nltk.downloader punkt_tab)"
+}
+
 make_venv
 : >"$log"
 install_torch
 say "installing the other packages (a minute or two; details in $log)"
 install -e ".[dev]"
+install_punkt
 say_what_is_missing
 echo "$key" >"$stamp"
 say "ready"
