@@ -1,8 +1,8 @@
 """An encoder of an earlier step: a kept checkpoint of a training run, as a plain Hugging Face folder.
 
 For the curve of a benchmark over steps (`resources.checkpoint_keep_every` keeps what it needs), and for a run that was
-stopped early. The fp32 master weights are put together from the pieces that the ranks wrote, whatever their number and
-ZeRO stage; memory is one copy of the model.
+stopped early. Step 0 is the encoder that training started from, for which nothing is kept. The fp32 master weights are
+put together from the pieces that the ranks wrote, whatever their number and ZeRO stage; memory is one copy of them.
 """
 
 from __future__ import annotations
@@ -35,22 +35,23 @@ def export_checkpoint(run: str, step: int, output: str) -> Artifact:
     is not what was recorded.
     """
     store = open_store(run)
-    request, entry = _request(store), _entry(store, step)
-    content = digest_json({record.path: record.sha256 for record in entry.files})
-    source = InputRef(role="checkpoint", uri=store.uri(checkpoint_name(step)), fingerprint=content)
+    request = training_request(store)
+    entry = _entry(store, step) if step else None
+    source = _start_reference(store, request) if entry is None else _reference(store, step, entry)
     target = open_output(output, Request(kind="encoder", config={"step": step}, inputs=[source]))
     if isinstance(target, Artifact):
         return target
     with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
         encoder = _skeleton(request, Path(scratch, "tokenizer"))
-        _fill(encoder, store, entry, Path(scratch, "pieces"))
+        if entry is not None:
+            _fill(encoder, store, entry, Path(scratch, "pieces"))
         encoder.model = encoder.model.base_model
         encoder.save(Path(scratch, "encoder"))
         return target.finish(put_folder(target.store, Path(scratch, "encoder")), {"trained_steps": step})
 
 
-def _request(store: Store) -> Request:
-    """What the training run was asked."""
+def training_request(store: Store) -> Request:
+    """What the training run in this store was asked. Raises UsageError where there is none, DataError."""
     try:
         request = Request.model_validate_json(store.read(JOB))
     except FileNotFoundError:
@@ -60,6 +61,15 @@ def _request(store: Store) -> Request:
     if request.kind != "encoder" or "steps" not in request.config:
         raise UsageError(f"{store.root}: holds {request.kind} work, expected a training run of `pretrain`")
     return request
+
+
+def _reference(store: Store, step: int, entry: Entry) -> InputRef:
+    content = digest_json({record.path: record.sha256 for record in entry.files})
+    return InputRef(role="checkpoint", uri=store.uri(checkpoint_name(step)), fingerprint=content)
+
+
+def _start_reference(store: Store, request: Request) -> InputRef:
+    return InputRef(role="training", uri=store.root, fingerprint=digest_json(request.identity()))
 
 
 def _entry(store: Store, step: int) -> Entry:

@@ -6,6 +6,7 @@ from jobs.ablate import ablate
 from jobs.bench import bench
 from jobs.calibrate import calibrate
 from jobs.command import main as run_verbs
+from jobs.curve import curve
 from jobs.doctor import doctor_command
 from jobs.embed import embed
 from jobs.evaluate import evaluate
@@ -22,7 +23,7 @@ from jobs.status import status
 from jobs.verify import verify
 
 VERBS = (
-    *(pipeline_command, generate, prepare, pretrain, embed, calibrate, index, search, evaluate, ablate),
+    *(pipeline_command, generate, prepare, pretrain, embed, calibrate, index, search, evaluate, curve, ablate),
     *(status, verify, gc, export, doctor_command, fetch_data, bench),
 )
 

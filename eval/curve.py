@@ -1,0 +1,173 @@
+"""A benchmark's curve over a training run: every kept checkpoint evaluated, while the run goes on or after it.
+
+    training run ──► checkpoint of step N ──► export ──► evaluate ──┐
+                     (resources.checkpoint_keep_every keeps them)   ├──► evaluations.jsonl
+                     step 0: the encoder before training         ───┘
+
+It reads what the run committed to its store and nothing else: no step waits for it, it may run on other nodes, and what
+was killed goes on where it stopped, as training does. Ray Train's own validation is bound to checkpoints that Ray Train
+uploads and to its controller; ours are in the store, and a new driver evaluates what the last one left.
+
+    encoders/step-N/       the exported encoder; deleted once it is evaluated
+    evaluations/step-N/    an evaluation artifact of its own, kept
+    evaluations.jsonl      {"step", "benchmark", "variant", "metric", "value"} a line, of the macro averages
+
+Each step costs an export (one copy of the weights), an embedding job and the scoring.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from ccp_ray.artifact import Artifact, InputRef, Request, digest_json, find_artifact, open_output
+from ccp_ray.checkpoint_export import export_checkpoint, training_request
+from ccp_ray.checkpoints import checkpoint_ledger, checkpoint_name
+from ccp_ray.config import StrictModel, semantic
+from ccp_ray.errors import UsageError
+from ccp_ray.ledger import put_bytes
+from ccp_ray.progress import say
+from ccp_ray.storage import Store, absolute_uri, open_store
+from eval.evaluate import RESULTS, EvaluateConfig, evaluate
+
+ROWS = "evaluations.jsonl"
+
+
+class CurveResources(StrictModel):
+    """How it waits; changing these continues the same work."""
+
+    poll_s: float = Field(default=10.0, gt=0, description="between looks at a run that goes on")
+
+
+class CurveConfig(StrictModel):
+    """Which checkpoints, and how they are evaluated."""
+
+    every: int = Field(ge=1, description="steps; a multiple of the run's resources.checkpoint_keep_every")
+    evaluate: EvaluateConfig = EvaluateConfig()
+    resources: CurveResources = CurveResources()
+
+
+def curve(
+    run: str,
+    benchmarks: Sequence[str],
+    data: str | Mapping[str, str],
+    output: str,
+    config: CurveConfig,
+    follow: bool = False,
+) -> Artifact:
+    """Evaluate the encoder before training, the kept checkpoints of a run and its end. Returns the "curve" artifact.
+
+    `follow`: wait for the checkpoints of a run that is not finished. Raises UsageError where `run` is no training run,
+    keeps no checkpoint, or is unfinished and not followed (what is there was evaluated and stays).
+    """
+    store = open_store(run)
+    training = training_request(store)
+    source = InputRef(role="training", uri=absolute_uri(run), fingerprint=digest_json(training.identity()))
+    settings = semantic(config) | {"benchmarks": sorted(benchmarks)}
+    target = open_output(output, Request(kind="curve", config=settings, inputs=[source]))
+    if isinstance(target, Artifact):
+        return target
+    started = time.monotonic()
+    rows: list[dict[str, Any]] = []
+    missing: list[int] = []
+    for step in _steps(int(training.config["steps"]), config.every):
+        if not _comes(store, step, follow, config.resources.poll_s):
+            missing.append(step)
+            continue
+        evaluated = _evaluated(run, step, benchmarks, data, target.uri, config.evaluate)
+        rows += _rows(step, evaluated)
+        _tell(step, evaluated)
+    if find_artifact(run) is None:
+        raise UsageError(
+            f"{run}: the run is not finished; {_listed(rows)} evaluated. Run again with --follow, or when it is"
+        )
+    if len(missing) and not any(row["step"] for row in rows):
+        raise UsageError(f"{run}: keeps no checkpoint at multiples of {config.every}; see --every")
+    if missing:
+        say(f"curve: the run keeps no checkpoint of step {', '.join(map(str, missing))}: left out")
+    body = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    summary = {"steps": sorted({row["step"] for row in rows}), "missing": missing, "last": _last(rows)}
+    return target.finish([put_bytes(target.store, ROWS, body)], summary, {"seconds": time.monotonic() - started})
+
+
+def read_rows(artifact: Artifact) -> list[dict[str, Any]]:
+    """The rows of a curve artifact. Raises DataError where they are damaged."""
+    return [json.loads(line) for line in artifact.read(ROWS).splitlines()]
+
+
+def _steps(last: int, every: int) -> list[int]:
+    return [*range(0, last, every), last]
+
+
+def _comes(store: Store, step: int, follow: bool, poll_s: float) -> bool:
+    """Whether the encoder after `step` can be had, now or (followed) once the run has come there."""
+    ledger, said = checkpoint_ledger(store), False
+    while True:
+        finished = find_artifact(store.root) is not None  # before the ledger: a run commits first, then finishes
+        committed = ledger.committed()
+        if step == 0 or checkpoint_name(step) in committed:
+            return True
+        if finished:
+            return step == _last_step(store)
+        if not follow or any(name > checkpoint_name(step) for name in committed):
+            return False
+        if not said:
+            say(f"curve: waiting for step {step:,}")
+            said = True
+        time.sleep(poll_s)
+
+
+def _last_step(store: Store) -> int:
+    return int(training_request(store).config["steps"])
+
+
+def _evaluated(
+    run: str, step: int, benchmarks: Sequence[str], data: str | Mapping[str, str], output: str, config: EvaluateConfig
+) -> Artifact:
+    """The evaluation of one step's encoder; not made again where it is there."""
+    place = f"{output}/evaluations/step-{step:09d}"
+    done = find_artifact(place)
+    if done is not None:
+        return done
+    whole = find_artifact(run)
+    if whole is not None and step == _last_step(open_store(run)):
+        return evaluate(run, benchmarks, data, place, config=config)
+    encoder = export_checkpoint(run, step, f"{output}/encoders/step-{step:09d}")
+    evaluated = evaluate(encoder.uri, benchmarks, data, place, config=config)
+    for info in list(encoder.store.list()):
+        encoder.store.delete(info.key)
+    return evaluated
+
+
+def _rows(step: int, evaluated: Artifact) -> Iterator[dict[str, Any]]:
+    for name, result in json.loads(evaluated.read(RESULTS))["benchmarks"].items():
+        for variant, score in result["variants"].items():
+            for metric, value in score["macro"].items():
+                row = {"step": step, "benchmark": name, "variant": variant, "metric": metric}
+                yield row | {"value": round(float(value), 6)}  # what a machine's rounding does not change
+
+
+def _tell(step: int, evaluated: Artifact) -> None:
+    for name, variants in evaluated.summary["benchmarks"].items():
+        metric = list(next(iter(variants.values())))[-1]
+        figures = ", ".join(f"{variant} {100 * score[metric]:.1f}" for variant, score in variants.items())
+        say(f"curve: step {step:,}: {name} {metric} {figures}")
+
+
+def _listed(rows: Sequence[Mapping[str, Any]]) -> str:
+    steps = sorted({row["step"] for row in rows})
+    return f"steps {', '.join(map(str, steps))} are" if len(steps) != 1 else f"step {steps[0]} is"
+
+
+def _last(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """{benchmark: {variant: {metric: value}}} at the end of the run."""
+    last = max(row["step"] for row in rows)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in rows:
+        if row["step"] == last:
+            found.setdefault(row["benchmark"], {}).setdefault(row["variant"], {})[row["metric"]] = row["value"]
+    return found

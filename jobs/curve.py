@@ -1,0 +1,52 @@
+"""ccp-ray curve RUN --every N --benchmarks NAMES --data URI --output URI [--follow]: scores over a run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ccp_ray.artifact import Artifact
+from ccp_ray.config import load_config
+from eval.curve import CurveConfig, read_rows
+from eval.curve import curve as evaluate_run
+from jobs.command import Address, AsJson, ConfigFiles, Output, Overrides, headline, main, print_json, reported, run
+from jobs.evaluate import Benchmarks, Data
+
+
+def curve(
+    training: Annotated[str, typer.Argument(metavar="RUN", help="The --output of `pretrain`, finished or not.")],
+    output: Output,
+    every: Annotated[int, typer.Option(min=1, help="Steps; the run must keep these checkpoints (keep_every).")],
+    benchmarks: Benchmarks,
+    data: Data,
+    follow: Annotated[bool, typer.Option("--follow", help="Wait for the checkpoints of a run that goes on.")] = False,
+    config: ConfigFiles = None,
+    overrides: Overrides = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score the kept checkpoints of a training run on benchmarks, while it goes on or after it."""
+    names = [name.strip() for name in benchmarks.split(",") if name.strip()]
+    with reported():
+        settings = load_config(CurveConfig, config or (), overrides or (), {"every": every})
+    run(
+        lambda: evaluate_run(training, names, data, output, settings, follow),
+        address=address,
+        as_json=as_json,
+        show=show_curve,
+    )
+
+
+def show_curve(artifact: Artifact, as_json: bool) -> None:
+    """A line for each step, benchmark, variant and metric."""
+    if as_json:
+        print_json(headline(artifact))
+        return
+    for row in read_rows(artifact):
+        name = f"{row['benchmark']}, {row['variant']}, {row['metric']}"
+        print(f"step {row['step']:>8,}  {name:<40} {100 * row['value']:.1f}")
+
+
+if __name__ == "__main__":
+    main(curve)
