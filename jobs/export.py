@@ -12,9 +12,7 @@ from jobs.command import AsJson, Output, main, run
 def export(
     training: Annotated[str, typer.Argument(metavar="RUN", help="The --output of `pretrain`, finished or not.")],
     output: Output,
-    step: Annotated[
-        int, typer.Option(help="Of a kept checkpoint (checkpoint_keep_every); 0: before training.")
-    ],
+    step: Annotated[int, typer.Option(help="Of a kept checkpoint (checkpoint_keep_every); 0: before training.")],
     as_json: AsJson = False,
 ) -> None:
     """Write the encoder of a kept checkpoint."""

@@ -2,7 +2,8 @@
 
     documents ─► corpus ─► encoder ─► embeddings ─► calibration
                     │         │            └──────────┴──► index
-                    │         └─► evaluation ─► report
+                    │         ├─► evaluation ─► report
+                    │         └─► curve (benchmarks over training; where it is asked for)
                     └─► baseline (the encoder before training: embeddings, calibration, evaluation)
 
 Every stage is an artifact below the output, made by the same function as the verb of its name. Run again, the
@@ -35,10 +36,12 @@ from ccp_ray.pretrain_job import initial_encoder, pretrain, starting_source
 from ccp_ray.progress import say
 from ccp_ray.session import machine_cpus
 from ccp_ray.storage import absolute_uri
+from eval.curve import CurveConfig, curve
 from eval.evaluate import BENCHMARKS, EvaluateConfig, evaluate
 from jobs.command import Address, AsJson, ConfigFiles, Output, Overrides, PlanOnly, main, reported, run, show_plan
 from jobs.generate import plan_generate
 from jobs.memory import EncoderShape
+from jobs.pipeline_curve import PipelineCurve, background_curve
 from jobs.pipeline_report import Finished, report
 from jobs.plan import Plan, architecture_shape, duration, prepare_plan, pretrain_plan, source_shape
 from jobs.pretrain import planned_workers
@@ -59,6 +62,7 @@ class PipelineConfig(StrictModel):
         default={"context": None}, description="name: its data; null: what the pipeline made"
     )
     baseline: bool = Field(default=True, description="also evaluate the encoder before training")
+    curve: PipelineCurve | None = Field(default=None, description="benchmarks over training, in the background")
     prepare: PrepareConfig = PrepareConfig()
     pretrain: PretrainConfig = PretrainConfig()
     embed: EmbedConfig = EmbedConfig()
@@ -73,7 +77,21 @@ class PipelineConfig(StrictModel):
         unknown = [name for name in self.benchmarks if name not in BENCHMARKS]
         if unknown:
             raise ValueError(f"benchmarks: unknown {unknown[0]!r}; known: {', '.join(BENCHMARKS)}")
+        self._check_curve()
         return self
+
+    def _check_curve(self) -> None:
+        if self.curve is None:
+            return
+        strange = [name for name in self.curve.benchmarks if name not in self.benchmarks]
+        if strange:
+            raise ValueError(f"curve.benchmarks: {strange[0]!r} is none of benchmarks ({', '.join(self.benchmarks)})")
+        kept = self.pretrain.resources.checkpoint_keep_every
+        if kept is None or self.curve.every % kept:
+            raise ValueError(
+                f"curve.every={self.curve.every} needs checkpoints that stay: set "
+                f"pretrain.resources.checkpoint_keep_every={self.curve.every}, and checkpoint_every to a divisor of it"
+            )
 
     def path(self, text: str) -> str:
         """A path of the recipe with {data} filled in."""
@@ -113,12 +131,28 @@ def run_stages(config: PipelineConfig, stages: Stages) -> None:
     corpus, data = run_corpus(config, stages)
     if config.baseline:
         _evaluated(stages, "baseline/", run_untrained(stages, "baseline/", corpus, config), corpus, data, config)
-    encoder = stages.run("encoder", lambda uri: pretrain(corpus.uri, uri, config.pretrain))
+    encoder = run_training(config, stages, corpus, data)
     _evaluated(stages, "", encoder.uri, corpus, data, config)
     made = {item.name: item.artifact for item in stages.finished}
     stages.run(
         "index", lambda uri: index(made["embeddings"].uri, uri, config.index, calibration=made["calibration"].uri)
     )
+
+
+def run_training(config: PipelineConfig, stages: Stages, corpus: Artifact, data: dict[str, str]) -> Artifact:
+    """The encoder; and, where it is asked for, the curve of benchmarks over its training."""
+
+    def train(uri: str) -> Artifact:
+        return pretrain(corpus.uri, uri, config.pretrain)
+
+    if config.curve is None:
+        return stages.run("encoder", train)
+    chosen = {name: data[name] for name in config.curve.benchmarks}
+    settings = CurveConfig(every=config.curve.every, evaluate=config.evaluate)
+    with background_curve(f"{stages.output}/encoder", chosen, f"{stages.output}/curve", settings):
+        encoder = stages.run("encoder", train)
+    stages.run("curve", lambda uri: curve(encoder.uri, list(chosen), chosen, uri, settings))
+    return encoder
 
 
 def run_corpus(config: PipelineConfig, stages: Stages) -> tuple[Artifact, dict[str, str]]:
