@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ import psutil
 
 from jobs.bench_scaling import worker_chart
 
+_VECTORS = ("amx_tile", "avx512_bf16", "avx512f", "avx2")  # best first, as Linux names them
+
 
 def keep(report: Mapping[str, Any], folder: Path) -> Path:
     """Merge the figures into this machine's file, and return it."""
     hardware = machine()
-    name = re.sub(r"[^a-z0-9]+", "-", f"{hardware['cpu']} {hardware['cores']} cores".lower()).strip("-")
-    file = folder / f"{name}.json"
+    file = folder / f"{file_name(hardware)}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     before = json.loads(file.read_text()) if file.exists() else {}
     merged = {**before, "machine": hardware, **report}
@@ -36,15 +37,32 @@ def keep(report: Mapping[str, Any], folder: Path) -> Path:
     return file
 
 
+def file_name(hardware: Mapping[str, Any]) -> str:
+    """`amd-epyc-avx512-bf16-2-cores`: virtual machines name a whole family of processors alike, so the vector unit says
+    which of them it is; between AVX2 and AVX512-BF16 encoding differs by a factor of two and more."""
+    words = f"{hardware['cpu']} {hardware['vectors'] or ''} {hardware['cores']} cores"
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+
+
 def machine() -> dict[str, Any]:
     """The hardware that the figures belong to."""
-    names = [line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith("model name")]
+    lines = _cpu_lines()
     memory = f"{psutil.virtual_memory().total / 2**30:.0f} GiB"
     return {
-        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cpu": next(_values(lines, "model name"), "") or platform.processor() or platform.machine(),
+        "vectors": widest_vectors(next(_values(lines, "flags"), "").split()),
         "cores": psutil.cpu_count(),
         "memory": memory,
     }
+
+
+def widest_vectors(flags: Sequence[str]) -> str | None:
+    """The best of `_VECTORS` among the processor's flags; None where it has none of them, or no flags are told."""
+    return next((name for name in _VECTORS if name in flags), None)
+
+
+def _values(lines: Sequence[str], key: str) -> Iterator[str]:
+    return (line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key)
 
 
 def _cpu_lines() -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 from ccp_ray.errors import DataError
 from jobs import bench_results, bench_stages
 from jobs.bench_figures import Figure, figure_table, interleaved, median, median_ratio, report
-from jobs.bench_results import keep, machine
+from jobs.bench_results import file_name, keep, machine, widest_vectors
 from jobs.bench_scaling import worker_chart, worker_counts
 from jobs.bench_texts import bench_texts
 from jobs.bench_training import bank_bytes, generated_documents, summary, training_table
@@ -45,6 +45,14 @@ def test_the_machine_has_a_name() -> None:
     found = machine()
     assert found["cpu"]
     assert found["cores"] >= 1
+    assert file_name(found).endswith(f"{found['cores']}-cores")
+
+
+def test_processors_of_one_name_and_other_vector_units_keep_their_own_files() -> None:
+    flags = [["sse2", "avx2"], ["avx2", "avx512f", "avx512_bf16"], ["sse2"]]
+    machines = [{"cpu": "AMD EPYC", "vectors": widest_vectors(each), "cores": 2} for each in flags]
+    names = ["amd-epyc-avx2-2-cores", "amd-epyc-avx512-bf16-2-cores", "amd-epyc-2-cores"]
+    assert [file_name(each) for each in machines] == names
 
 
 def training_round(slow: float) -> dict:
@@ -118,7 +126,9 @@ def test_contenders_take_turns_and_ratios_are_within_a_round() -> None:
 
 
 def test_keeping_merges_by_part_and_by_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_results, "machine", lambda: {"cpu": "A CPU (TM) 9", "cores": 2, "memory": "1 GiB"})
+    monkeypatch.setattr(
+        bench_results, "machine", lambda: {"cpu": "A CPU (TM) 9", "vectors": None, "cores": 2, "memory": "1 GiB"}
+    )
     first = keep({"medians": {"corpus": 1}, "training": {"date": "then"}}, tmp_path)
     assert first.name == "a-cpu-tm-9-2-cores.json"
     keep({"embed": {"encode": {"date": "1"}, "restart": {"date": "1"}}}, tmp_path)
