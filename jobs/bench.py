@@ -1,11 +1,11 @@
 """ccp-ray bench [PART…]: speed and memory on this machine, side by side with others, beside what was asked for.
 
-stages     each stage of the quickstart's pipeline            jobs.bench_stages
-training   a training step against others                     jobs.bench_training
-embed      encoder loop, job, workers, memory, restart, GPU   jobs.bench_embed
-index      the job's build against plain FAISS                jobs.bench_index
-search     sharded search against one IndexFlatIP             jobs.bench_search
-store      requests on disk and on S3 servers                 jobs.bench_store
+stages     each stage of the quickstart's pipeline            jobs.benches.stages
+training   a training step against others                     jobs.benches.training
+embed      encoder loop, job, workers, memory, restart, GPU   jobs.benches.embed
+index      the job's build against plain FAISS                jobs.benches.index
+search     sharded search against one IndexFlatIP             jobs.benches.search
+store      requests on disk and on S3 servers                 jobs.benches.store
 
 Figures are kept as JSON under `bench/`, one file a machine, after every part: what was measured is not lost when a
 later part fails. Scratch folders and servers are gone at the end, also after an interruption.
@@ -25,14 +25,14 @@ from typing import Annotated, Any
 import typer
 
 from ccp_ray.session import ray_session
-from jobs.bench_embed import embed_bench
-from jobs.bench_figures import BenchOptions, figure_table, today
-from jobs.bench_index import index_bench
-from jobs.bench_results import keep
-from jobs.bench_search import search_bench
-from jobs.bench_stages import stages_bench, stages_table
-from jobs.bench_store import store_bench
-from jobs.bench_training import ENCODER, training_bench, training_table
+from jobs.benches.embed import embed_bench
+from jobs.benches.figures import BenchOptions, figure_table, today
+from jobs.benches.index import index_bench
+from jobs.benches.results import keep
+from jobs.benches.search import search_bench
+from jobs.benches.stages import stages_bench, stages_table
+from jobs.benches.store import store_bench
+from jobs.benches.training import ENCODER, training_bench, training_table
 from jobs.command import AsJson, ConfigFiles, Overrides, main, native_noise_aside, print_json, reported
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from ccp_ray.errors import DataError
-from jobs import bench_results, bench_stages
-from jobs.bench_figures import Figure, figure_table, interleaved, median, median_ratio, report
-from jobs.bench_results import file_name, keep, machine, widest_vectors
-from jobs.bench_scaling import worker_chart, worker_counts
-from jobs.bench_texts import bench_texts
-from jobs.bench_training import bank_bytes, generated_documents, summary, training_table
+from jobs.benches import results, stages
+from jobs.benches.figures import Figure, figure_table, interleaved, median, median_ratio, report
+from jobs.benches.results import file_name, keep, machine, widest_vectors
+from jobs.benches.scaling import worker_chart, worker_counts
+from jobs.benches.texts import bench_texts
+from jobs.benches.training import bank_bytes, generated_documents, summary, training_table
 
 
 def row(stage: str, seconds: float, tokens_per_s: float | None) -> dict:
@@ -26,15 +26,15 @@ def row(stage: str, seconds: float, tokens_per_s: float | None) -> dict:
 
 def test_medians_are_by_stage_and_figure() -> None:
     rounds = [[row("corpus", s, None), row("encoder", 10 * s, 100 * s)] for s in (3.0, 1.0, 2.0)]
-    medians = bench_stages._medians(rounds)
+    medians = stages._medians(rounds)
     assert medians["corpus"]["seconds"] == 2.0
     assert medians["corpus"]["tokens_per_s"] is None
     assert medians["encoder"]["tokens_per_s"] == 200.0
 
 
 def test_the_table_is_aligned_and_says_what_was_not_measured() -> None:
-    medians = bench_stages._medians([[row("corpus", 2.0, None), row("encoder", 90.0, 51234.5)]])
-    lines = bench_stages.stages_table(medians).splitlines()
+    medians = stages._medians([[row("corpus", 2.0, None), row("encoder", 90.0, 51234.5)]])
+    lines = stages.stages_table(medians).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert "51,234" in lines[2]
     assert "2.5 GB" in lines[2]
@@ -127,7 +127,7 @@ def test_contenders_take_turns_and_ratios_are_within_a_round() -> None:
 
 def test_keeping_merges_by_part_and_by_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        bench_results, "machine", lambda: {"cpu": "A CPU (TM) 9", "vectors": None, "cores": 2, "memory": "1 GiB"}
+        results, "machine", lambda: {"cpu": "A CPU (TM) 9", "vectors": None, "cores": 2, "memory": "1 GiB"}
     )
     first = keep({"medians": {"corpus": 1}, "training": {"date": "then"}}, tmp_path)
     assert first.name == "a-cpu-tm-9-2-cores.json"

@@ -19,16 +19,16 @@ import transformers
 from ccp_ray import hardware
 from ccp_ray.errors import StoreError, UsageError
 from ccp_ray.storage import LocalStore
-from jobs import bench_store
-from jobs.bench_embed import embed_bench
-from jobs.bench_encode import encode_bench, lowest_cosine
-from jobs.bench_figures import BenchOptions
-from jobs.bench_gpu import gpu_bench, work
-from jobs.bench_index import index_bench, ivf_pq
-from jobs.bench_restart import restart_bench
-from jobs.bench_search import SHARDS, search_bench
-from jobs.bench_store import store_bench
-from jobs.bench_workers import gathered, shares
+from jobs.benches import store as bench_store
+from jobs.benches.embed import embed_bench
+from jobs.benches.encode import encode_bench, lowest_cosine
+from jobs.benches.figures import BenchOptions
+from jobs.benches.gpu import gpu_bench, work
+from jobs.benches.index import index_bench, ivf_pq
+from jobs.benches.restart import restart_bench
+from jobs.benches.search import SHARDS, search_bench
+from jobs.benches.store import store_bench
+from jobs.benches.workers import gathered, shares
 from jobs.usage import largest_worker_bytes
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from ccp_ray.model_source import local_model
 from ccp_ray.progress import say
 from ccp_ray.session import machine_cpus, ray_session
-from jobs.bench_figures import Figure, interleaved, median, median_ratio, report
-from jobs.bench_workers import Workers, gathered, shares
+from jobs.benches.figures import Figure, interleaved, median, median_ratio, report
+from jobs.benches.workers import Workers, gathered, shares
 
 BATCHES = (8, 16, 32, 64, 128, 256)
 _DEFAULT_BATCH = 32

@@ -19,8 +19,8 @@ from ccp_ray.errors import DataError
 from ccp_ray.index import IndexConfig, index, unit
 from ccp_ray.search import Index
 from ccp_ray.session import ray_session
-from jobs.bench_artifacts import random_vectors, write_embeddings
-from jobs.bench_figures import BenchOptions, Figure, interleaved, median, median_ratio, report
+from jobs.benches.artifacts import random_vectors, write_embeddings
+from jobs.benches.figures import BenchOptions, Figure, interleaved, median, median_ratio, report
 
 SHARDS = (1, 2, 7, 16)
 K = 10

@@ -24,9 +24,9 @@ from ccp_ray.embed_config import EmbedConfig, EmbedResources
 from ccp_ray.progress import say
 from ccp_ray.session import machine_cpus, ray_session
 from eval.plots import Line, line_chart
-from jobs.bench_figures import Figure, interleaved, median, median_ratio, report
-from jobs.bench_job import piece_rows
-from jobs.bench_texts import Texts, write_texts
+from jobs.benches.figures import Figure, interleaved, median, median_ratio, report
+from jobs.benches.job import piece_rows
+from jobs.benches.texts import Texts, write_texts
 from jobs.usage import PeakMemory, largest_worker_bytes
 
 _WARM_ROWS = 32

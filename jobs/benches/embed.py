@@ -1,11 +1,11 @@
 """The embed part of the bench, in sections that can be run and kept apart; what each measures is said in its module.
 
-encode     the encoder loop against sentence-transformers             jobs.bench_encode
-job        the complete job against the bare loop; S3 against local   jobs.bench_job
-workers    texts/s over workers, a core each                          jobs.bench_scaling
-memory     peaks at n and 10 n texts                                  jobs.bench_scaling
-restart    what is left of a plan of many pieces                      jobs.bench_restart
-gpu        XLM-R base on a GPU; only where there is one               jobs.bench_gpu
+encode     the encoder loop against sentence-transformers             jobs.benches.encode
+job        the complete job against the bare loop; S3 against local   jobs.benches.job
+workers    texts/s over workers, a core each                          jobs.benches.scaling
+memory     peaks at n and 10 n texts                                  jobs.benches.scaling
+restart    what is left of a plan of many pieces                      jobs.benches.restart
+gpu        XLM-R base on a GPU; only where there is one               jobs.benches.gpu
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ccp_ray.errors import UsageError
-from jobs.bench_encode import encode_bench
-from jobs.bench_figures import BenchOptions
-from jobs.bench_job import job_bench
-from jobs.bench_restart import restart_bench
-from jobs.bench_scaling import memory_bench, workers_bench
-from jobs.bench_texts import Texts, bench_texts
+from jobs.benches.encode import encode_bench
+from jobs.benches.figures import BenchOptions
+from jobs.benches.job import job_bench
+from jobs.benches.restart import restart_bench
+from jobs.benches.scaling import memory_bench, workers_bench
+from jobs.benches.texts import Texts, bench_texts
 
 SECTIONS = ("encode", "job", "workers", "memory", "restart", "gpu")
 _TEXTS = {"encode": 8_000, "job": 200_000, "workers": 24_000, "memory": 200_000, "gpu": 100_000}
@@ -64,6 +64,6 @@ def _measured(name: str, options: BenchOptions, texts: Texts, folder: Path) -> d
         return workers_bench(options.encoder, texts, options.rounds, folder)
     if name == "memory":
         return memory_bench(options.encoder, texts, folder)
-    from jobs.bench_gpu import gpu_bench
+    from jobs.benches.gpu import gpu_bench
 
     return gpu_bench(options.encoder, texts.texts, options.rounds)

@@ -20,7 +20,7 @@ from ccp_ray.batching import Tokens
 from ccp_ray.encoder import Encoder
 from ccp_ray.hardware import device
 from ccp_ray.text_reader import tokenizer_of
-from jobs.bench_figures import Figure, report
+from jobs.benches.figures import Figure, report
 
 XLM_R_BASE: dict[str, Any] = {
     "vocab_size": 250_002,

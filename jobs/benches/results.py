@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from jobs.bench_scaling import worker_chart
+from jobs.benches.scaling import worker_chart
 
 _VECTORS = ("amx_tile", "avx512_bf16", "avx512f", "avx2")  # best first, as Linux names them
 

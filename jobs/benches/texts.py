@@ -14,7 +14,7 @@ from ccp_ray.documents import find_documents, plan_splits
 from ccp_ray.errors import DataError
 from ccp_ray.records import BadRow, read_split
 from ccp_ray.sentences import split_sentences
-from jobs.bench_training import generated_documents
+from jobs.benches.training import generated_documents
 
 _LEAST = 2  # characters; as `prepare` has it, but for punctuation
 

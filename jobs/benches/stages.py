@@ -15,12 +15,12 @@ from typing import Any
 from ccp_ray.config import load_config
 from ccp_ray.progress import say
 from ccp_ray.session import ray_session
-from jobs.bench_figures import today
+from jobs.benches.figures import today
 from jobs.pipeline import PipelineConfig, Stages, run_stages
 from jobs.pipeline_report import stage_figures
 from jobs.plan import duration, megabytes
 
-_RECIPE = Path(__file__).parent / "recipes" / "quickstart.yaml"
+_RECIPE = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
 _FIGURES = ("seconds", "rows_per_s", "tokens_per_s", "padding_efficiency", "peak_memory_bytes")
 
 

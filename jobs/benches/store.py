@@ -20,7 +20,7 @@ import numpy as np
 from ccp_ray.errors import StoreError
 from ccp_ray.progress import say
 from ccp_ray.storage import Store, open_store
-from jobs.bench_figures import BenchOptions, Figure, median, report
+from jobs.benches.figures import BenchOptions, Figure, median, report
 from jobs.loopback import s3_bucket
 
 LARGE, SMALL = 8 << 20, 4 << 10

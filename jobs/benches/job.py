@@ -19,9 +19,9 @@ from ccp_ray.embed import embed
 from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.session import machine_cpus, ray_session
 from ccp_ray.storage import open_store
-from jobs.bench_figures import Figure, interleaved, median, median_ratio, report
-from jobs.bench_texts import Texts, write_texts
-from jobs.bench_workers import Workers, stored
+from jobs.benches.figures import Figure, interleaved, median, median_ratio, report
+from jobs.benches.texts import Texts, write_texts
+from jobs.benches.workers import Workers, stored
 from jobs.loopback import s3_bucket
 
 _PIECES_A_WORKER = 8

@@ -19,7 +19,7 @@ from ccp_ray.artifact import Artifact, InputRef, Output, Request, open_output
 from ccp_ray.errors import CcpError
 from ccp_ray.ledger import Entry, FileRecord, Ledger
 from ccp_ray.pieces import outstanding
-from jobs.bench_figures import Figure, interleaved, median, report
+from jobs.benches.figures import Figure, interleaved, median, report
 from jobs.loopback import s3_bucket
 
 _STAGE = "pieces"

@@ -91,7 +91,7 @@ def compare(corpus_uri: str, rounds: int, folder: str) -> dict[str, Any]:
     """Runs in a process of its own. Medians over rounds of the mean step, and of the ratios within a round."""
     import torch.distributed as dist
 
-    from jobs.contenders import BareLoop, FullJob, SentenceTransformers
+    from jobs.benches.contenders import BareLoop, FullJob, SentenceTransformers
 
     config = build_config(PretrainConfig, _SETTINGS)
     reader, encoder = _joined_group(config, corpus_uri, folder, (0, 1))
@@ -129,7 +129,7 @@ def synchronise(rank: int, corpus_uri: str, steps: int, folder: str) -> dict[str
     """Runs as one of `_RANKS` processes. Median share of a step that gathering and pushing keys and statistics took."""
     import torch.distributed as dist
 
-    from jobs.contenders import FullJob
+    from jobs.benches.contenders import FullJob
 
     config = build_config(PretrainConfig, _SETTINGS)
     reader, encoder = _joined_group(config, corpus_uri, folder, (rank, _RANKS))
@@ -147,7 +147,7 @@ def _joined_group(config: PretrainConfig, corpus_uri: str, folder: str, ranks: t
     import torch.distributed as dist
 
     from ccp_ray.contexts import ContextReader
-    from jobs.contenders import encoder_of
+    from jobs.benches.contenders import encoder_of
 
     rank, world = ranks
     torch.set_num_threads(1)

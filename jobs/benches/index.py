@@ -30,8 +30,8 @@ from ccp_ray.artifact import Artifact
 from ccp_ray.config import build_config
 from ccp_ray.index import IndexConfig, index, unit
 from ccp_ray.session import ray_session
-from jobs.bench_artifacts import random_vectors, write_embeddings
-from jobs.bench_figures import BenchOptions, Figure, interleaved, median, median_ratio, report
+from jobs.benches.artifacts import random_vectors, write_embeddings
+from jobs.benches.figures import BenchOptions, Figure, interleaved, median, median_ratio, report
 
 _OURS, _SAME, _BARE, _AUTO = "index job", "plain FAISS, same work", "plain FAISS, bare", "autofaiss"
 _CODE_DIMENSIONS = 8  # a byte of a product quantiser stands for so many
