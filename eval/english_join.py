@@ -1,8 +1,8 @@
 """Pairs of languages without English: two languages' lines joined where their English sides are the same.
 
 Tatoeba has files against English only. Where the English of a German line equals that of a French one, letter for
-letter once blanks at the ends are off, the two translate each other. An English sentence that stands on several lines of
-a file counts by its first line, so a joined pair has every English sentence once.
+letter once blanks at the ends are off, the two translate each other. An English sentence that stands on several lines
+of a file counts by its first line, so a joined pair has every English sentence once.
 
 How much that gives depends on the files: of the 4,950 pairs of 100 of LASER's files 10 have 100 lines and more (German
 and Japanese 487), 26 have 50; most languages share a handful. So a pair needs a minimum, and every count is reported.

@@ -49,7 +49,7 @@ def neighbours(queries_ND: NDArray[Any], candidates_MD: NDArray[Any], k: int) ->
     for start in range(0, len(queries_ND), _BLOCK):
         similar_BM = queries_ND[start : start + _BLOCK] @ distinct_UD.T
         if len(first_U) < len(copy_of_M):
-            similar_BM = similar_BM[:, copy_of_M]
+            similar_BM = similar_BM.take(copy_of_M, axis=1)
         rows_B = np.arange(len(similar_BM))
         for place in range(k):
             best_B = similar_BM.argmax(axis=1)
@@ -88,7 +88,7 @@ def _best(
     for start in range(0, len(queries_ND), _BLOCK):
         similar_BM = queries_ND[start : start + _BLOCK] @ distinct_UD.T
         if own_N is not None:
-            similar_BM = similar_BM[:, own_N]
+            similar_BM = similar_BM.take(own_N, axis=1)  # [:, own_N] would lie in memory column by column
             rows_B = np.arange(len(similar_BM))
             similar_BM[rows_B, start + rows_B] = -np.inf
         out_N[start : start + _BLOCK] = similar_BM.argmax(axis=1)

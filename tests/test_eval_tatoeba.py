@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from sklearn.preprocessing import normalize
+from trigrams import trigram_lookup
 
 from ccp_ray.config import build_config
 from ccp_ray.errors import DataError, UsageError
 from eval.bitext import Bitext, Pair
 from eval.margin import margin_nearest
 from eval.metrics import neighbours
-from eval.protocol import Benchmark, Lookup, text_of
+from eval.protocol import Lookup, text_of
 from eval.tatoeba import AVERAGES, CODES, TatoebaConfig, load_tatoeba
 
 small = st.integers(-3, 3)  # products are exact in float32, so ties are true ties
@@ -43,20 +44,6 @@ def random_lookup(seed: int = 0, width: int = 24) -> Lookup:
         return np.random.default_rng([seed, *id.encode()]).standard_normal(width).astype(np.float32)
 
     return lambda ids, _: normalize(np.array([vector(id) for id in ids]))
-
-
-def trigram_lookup(benchmark: Benchmark, width: int = 1024) -> Lookup:
-    """Counts of hashed character trigrams, square root taken, rare ones weighted up: no encoder, but real text."""
-    texts = benchmark.texts()
-    rows = {text.id: row for row, text in enumerate(texts)}
-    counts = np.zeros((len(texts), width), dtype=np.float32)
-    for row, text in enumerate(texts):
-        codes = np.frombuffer(f" {text.text.lower()} ".encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
-        hashed = (codes[:-2] * 1_000_003 + codes[1:-1] * 8_191 + codes[2:] * 131) % 2_147_483_647 % width
-        np.add.at(counts[row], hashed.astype(np.int64), 1)
-    weights = np.log(len(texts) / (1 + (counts > 0).sum(axis=0)))
-    vectors = normalize(np.sqrt(counts) * np.maximum(weights, 0)).astype(np.float32)
-    return lambda ids, _: vectors[[rows[id] for id in ids]]
 
 
 def near_pairs(lines: int, width: int, noise: float, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
