@@ -99,6 +99,18 @@ def _ways(forward: float, backward: float) -> Ways:
 
 def read_lines(store: Store, key: str, lang: str) -> list[Text]:
     """The lines of a UTF-8 file. Raises UsageError if it is missing, DataError naming the line that is no sentence."""
+    lines = plain_lines(store, key)
+    for number, line in enumerate(lines, 1):
+        if not line:
+            raise DataError(f"{store.uri(key)}, line {number}: empty; expected one sentence a line")
+    return [text_of(lang, line) for line in lines]
+
+
+def plain_lines(store: Store, key: str) -> list[str]:
+    """The lines of a UTF-8 file without blanks at their ends, empty ones too.
+
+    Raises UsageError if the file is missing, DataError if it has no line or is not UTF-8.
+    """
     where = store.uri(key)
     try:
         lines = store.read(key).decode("utf-8").split("\n")
@@ -108,15 +120,12 @@ def read_lines(store: Store, key: str, lang: str) -> list[Text]:
         raise DataError(f"{where}: not UTF-8 (byte {error.start})") from None
     if lines[-1] == "":
         lines.pop()
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            raise DataError(f"{where}, line {number}: empty; expected one sentence a line")
     if not lines:
         raise DataError(f"{where}: empty; expected one sentence a line")
-    return [text_of(lang, line.strip()) for line in lines]
+    return [line.strip() for line in lines]
 
 
-def same_length(where: str, first: Sequence[Text], second: Sequence[Text], names: tuple[str, str]) -> None:
+def same_length(where: str, first: Sequence[Any], second: Sequence[Any], names: tuple[str, str]) -> None:
     """Raises DataError where two sides have different numbers of lines."""
     if len(first) != len(second):
         counts = f"{names[0]} has {len(first)} lines, {names[1]} {len(second)}"
