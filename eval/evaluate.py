@@ -45,6 +45,7 @@ from ccp_ray.ledger import put_bytes
 from ccp_ray.model_source import model_reference
 from ccp_ray.storage import absolute_uri
 from eval.context import ContextConfig, load_context
+from eval.headline import headline
 from eval.protocol import VARIANTS, Benchmark, Vectors, score_variants, to_json_lines
 from eval.question_bitext import QuestionBitextConfig, load_question_bitext
 from eval.tatoeba import TatoebaConfig, load_tatoeba
@@ -199,13 +200,13 @@ def _semantic(config: EvaluateConfig, loaded: Mapping[str, Benchmark]) -> dict[s
 
 
 def _summary(results: Mapping[str, Any]) -> dict[str, Any]:
-    """{"benchmarks": {name: {variant: {macro numbers}}}} and how each was calibrated."""
+    """{"benchmarks": {name: {variant: {number: value}}}} (`eval.headline`) and how each was calibrated."""
     benchmarks = {
-        name: {variant: result["variants"][variant]["macro"] for variant in VARIANTS}
+        name: {variant: headline(result["variants"][variant], result["data"]) for variant in VARIANTS}
         for name, result in results.items()
     }
     own = {
-        name: {variant: result["own"]["variants"][variant]["macro"] for variant in VARIANTS}
+        name: {variant: headline(result["own"]["variants"][variant], result["data"]) for variant in VARIANTS}
         for name, result in results.items()
         if "own" in result
     }

@@ -25,15 +25,11 @@ def test_folders_of_pairs(tmp_path: Path) -> None:
     files = {f"{pair}/{lang}.txt": f"{lang} 1\n{lang} 2\n" for pair in ("ar-en", "de-fr") for lang in pair.split("-")}
     data = write(tmp_path / "question_bitext", {**files, "ar-en/notes.txt": "x", "README.md": "x"})
     for place in (data, str(tmp_path)):
-        assert load_question_bitext(place).describe() == {
-            "pairs": {"ar-en": 2, "de-fr": 2},
-            "left_out": {},
-            "missing": [],
-        }
+        told = load_question_bitext(place).describe()
+        assert told == {"pairs": {"ar-en": 2, "de-fr": 2}, "left_out": {}, "missing": []}
     for languages in (["ar"], ["ar", "en"]):
-        assert list(load_question_bitext(data, QuestionBitextConfig(languages=languages)).describe()["pairs"]) == [
-            "ar-en"
-        ]
+        chosen = load_question_bitext(data, QuestionBitextConfig(languages=languages))
+        assert list(chosen.describe()["pairs"]) == ["ar-en"]
 
 
 def test_names_with_languages(tmp_path: Path) -> None:
@@ -79,21 +75,17 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path, capsys: pytest.CaptureF
         UsageError, match="no pair of the languages chosen has both of its files; there is ar-en, ko-en"
     ):
         load_question_bitext(data, QuestionBitextConfig(languages=["ko"]))
-    for text, message in (
-        ("", "empty; expected one sentence a line"),
-        (" \n\n", r"no line has a sentence here and in ar-en/en\.txt"),
-    ):
+    no_line = r"no line has a sentence here and in ar-en/en\.txt"
+    for text, message in (("", "empty; expected one sentence a line"), (" \n\n", no_line)):
         write(tmp_path, {"ar-en/en.txt": text})
         with pytest.raises(DataError, match=message):
             load_question_bitext(data)
 
 
-lines_of = st.lists(
-    st.tuples(st.sampled_from(["", "a", "b", "c", "d"]), st.sampled_from(["", "x", "y", "z"])), min_size=1
-)
+some_lines = st.tuples(st.sampled_from(["", "a", "b", "c", "d"]), st.sampled_from(["", "x", "y", "z"]))
 
 
-@given(lines_of)
+@given(st.lists(some_lines, min_size=1))
 def test_no_line_is_lost_silently(tmp_path_factory: pytest.TempPathFactory, lines: list[tuple[str, str]]) -> None:
     """Every kept text stands once; lines in are lines out and lines left out for a reason."""
     sides = {f"q.{lang}": "".join(f"{line[side]}\n" for line in lines) for side, lang in enumerate(("de", "en"))}
@@ -121,7 +113,7 @@ def test_the_real_questions(data_folder: Path) -> None:
     lines = {"ar-en": 4649, "bn-en": 4687, "ja-en": 4700, "ko-en": 4697, "te-en": 4761}
     assert {pair: count + sum(told["left_out"][pair].values()) for pair, count in told["pairs"].items()} == lines
     assert told["left_out"]["ar-en"]["empty"] == 1
-    assert all(count > 0.96 * lines[pair] for pair, count in told["pairs"].items())
+    assert all(count > 0.95 * lines[pair] for pair, count in told["pairs"].items())
     chosen = load_question_bitext(str(data_folder), QuestionBitextConfig(languages=["ja"]))
     score = chosen.score(trigram_lookup(chosen, width=512))
     assert 0.01 < score["pairs"]["ja-en"]["mean"] < 0.2

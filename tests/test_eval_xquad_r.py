@@ -17,9 +17,11 @@ from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import normalize
 from trigrams import trigram_lookup
 
+from ccp_ray.calibration_config import CalibrationConfig
 from ccp_ray.errors import DataError, UsageError
 from eval.average_precision import answers_from, average_precision, counts_from
-from eval.protocol import Lookup, text_of
+from eval.evaluate import score_benchmark
+from eval.protocol import Lookup, Text, Vectors, text_of
 from eval.xquad_r import XquadR, XquadRConfig, load_xquad_r
 from eval.xquad_r_files import CANDIDATES, Language
 
@@ -277,3 +279,30 @@ def test_real_files_show_the_bias_of_trigrams(data_folder: Path) -> None:
             score["answers"][lang][other]["map"] for other in benchmark.languages if other != lang
         )
     assert score["answers"]["de"]["en"]["map"] > 4 * score["answers"]["ru"]["en"]["map"]
+
+
+def test_calibration_takes_texts_by_their_language(tmp_path: Path) -> None:
+    """What all texts of a language share hides the answers of the others; without its mean they are found."""
+    benchmark = load_xquad_r(write(tmp_path, paragraphs=40))
+    texts: dict[str, list[Text]] = {}
+    for text in benchmark.texts():
+        texts.setdefault(text.lang, []).append(text)
+    meanings = {id: number for number, id in enumerate(benchmark.ids)}
+    held: dict[str, int] = {}
+    for each in benchmark.languages.values():
+        for id in benchmark.ids:
+            held[each.questions[id].id] = meanings[id]
+            held |= {each.candidates[i].id: meanings[id] for i in each.answers[id]}
+
+    def vector(text: Text) -> NDArray[np.float32]:
+        seed = [held[text.id]] if text.id in held else [9, *text.id.encode()]
+        meaning = np.random.default_rng(seed).standard_normal(16)
+        return (meaning + 3 * np.random.default_rng([*text.lang.encode()]).standard_normal(16)).astype(np.float32)
+
+    ids = {lang: [text.id for text in own] for lang, own in texts.items()}
+    vectors = Vectors(ids, {lang: np.array([vector(text) for text in own]) for lang, own in texts.items()})
+    result = score_benchmark(benchmark, vectors, None, CalibrationConfig(rotate=False))
+    raw, shift = (result["variants"][name] for name in ("raw", "shift"))
+    assert raw["macro"]["map"] < 0.6 < 0.9 < shift["macro"]["map"]
+    assert raw["macro"]["map_mono"] > 0.9
+    assert raw["macro"]["same_language@10"] > 0.9 > shift["macro"]["same_language@10"]
