@@ -51,7 +51,8 @@ def join_pairs(sides: Mapping[str, Pair], chosen: Sequence[Sequence[str]] | None
         if len(common) < minimum:
             short[f"{first}-{second}"] = len(common)
         else:
-            pairs.append(Pair(first, second, *([lines[lang][id] for id in common] for lang in (first, second))))
+            firsts, seconds = [lines[first][id] for id in common], [lines[second][id] for id in common]
+            pairs.append(Pair(first, second, firsts, seconds))
     if short and chosen is not None:
         told = ", ".join(f"{name} ({count})" for name, count in short.items())
         say(f"tatoeba: joined pairs of fewer than {minimum} lines are left out: {told}")

@@ -36,4 +36,4 @@ def margin_nearest(forward: Neighbours, backward: Neighbours) -> NDArray[np.int6
 
 def _ratio(similar_NK: NDArray[Any], local_NK: NDArray[np.float64]) -> NDArray[np.float64]:
     zeros_NK = np.zeros_like(local_NK)
-    return np.divide(similar_NK, local_NK, out=zeros_NK, where=local_NK != 0)
+    return np.asarray(np.divide(similar_NK, local_NK, out=zeros_NK, where=local_NK != 0))

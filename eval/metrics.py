@@ -39,7 +39,8 @@ def nearest_others(vectors_ND: NDArray[Any]) -> NDArray[np.int64]:
 def neighbours(queries_ND: NDArray[Any], candidates_MD: NDArray[Any], k: int) -> Neighbours:
     """For each query the `k` candidates (at most all) with the largest inner products; of equal ones the lowest number.
 
-    `k` passes over the similarities: 1,000 queries against 1,000 candidates of 384 dimensions take 12 ms for k = 4.
+    `k` passes over the similarities: 1,000 queries against 1,000 candidates of 384 dimensions take 16 ms for k = 4, on
+    one core.
     """
     first_U, copy_of_M = distinct_rows(candidates_MD)
     queries_ND = np.ascontiguousarray(queries_ND, dtype=np.float32)

@@ -147,17 +147,17 @@ def _is_chosen(files: _Files, languages: Sequence[str] | None) -> bool:
 
 def _read(store: Store, files: _Files, named: bool, repeated: bool) -> _Lines:
     """Raises DataError for sides of different length, and where nothing is left."""
-    sides = [plain_lines(store, key) for key in (files.first_key, files.second_key)]
-    same_length(store.root, *sides, (files.first_key, files.second_key))
-    every = list(zip(*sides, strict=True))
-    full = [(first, second) for first, second in every if first and second]
+    first, second = plain_lines(store, files.first_key), plain_lines(store, files.second_key)
+    same_length(store.root, first, second, (files.first_key, files.second_key))
+    every = list(zip(first, second, strict=True))
+    full = [line for line in every if all(line)]
     kept = full if repeated else _once(full)
     if not kept:
         raise DataError(f"{store.uri(files.first_key)}: no line has a sentence here and in {files.second_key}")
     label = f"{files.name}: {files.first}-{files.second}" if named and files.name else ""
-    texts = ([text_of(lang, lines[side]) for lines in kept] for side, lang in enumerate((files.first, files.second)))
+    firsts, seconds = [text_of(files.first, a) for a, _ in kept], [text_of(files.second, b) for _, b in kept]
     left_out = {"empty": len(every) - len(full), "repeated": len(full) - len(kept)}
-    return _Lines(Pair(files.first, files.second, *texts, label), left_out)
+    return _Lines(Pair(files.first, files.second, firsts, seconds, label), left_out)
 
 
 def _once(lines: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

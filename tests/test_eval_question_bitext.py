@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from real_data import part
 from trigrams import trigram_lookup
 
 from ccp_ray.errors import DataError, UsageError
@@ -108,12 +109,13 @@ def test_no_line_is_lost_silently(tmp_path_factory: pytest.TempPathFactory, line
 
 def test_the_real_questions(data_folder: Path) -> None:
     """Trigrams of other scripts find what is written in Latin letters and digits, and no more."""
-    benchmark = load_question_bitext(str(data_folder))
+    data = part(data_folder, "question_bitext")
+    benchmark = load_question_bitext(data)
     told = benchmark.describe()
     lines = {"ar-en": 4649, "bn-en": 4687, "ja-en": 4700, "ko-en": 4697, "te-en": 4761}
     assert {pair: count + sum(told["left_out"][pair].values()) for pair, count in told["pairs"].items()} == lines
     assert told["left_out"]["ar-en"]["empty"] == 1
     assert all(count > 0.95 * lines[pair] for pair, count in told["pairs"].items())
-    chosen = load_question_bitext(str(data_folder), QuestionBitextConfig(languages=["ja"]))
+    chosen = load_question_bitext(data, QuestionBitextConfig(languages=["ja"]))
     score = chosen.score(trigram_lookup(chosen, width=512))
     assert 0.01 < score["pairs"]["ja-en"]["mean"] < 0.2
