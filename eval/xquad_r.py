@@ -42,7 +42,7 @@ from ccp_ray.artifact import digest_json
 from ccp_ray.config import StrictModel
 from eval.average_precision import Floats, answers_from, average_precision, counts_from
 from eval.metrics import distinct_rows
-from eval.protocol import FloatArray, Lookup, Text, distinct
+from eval.protocol import FloatArray, Lookup, Text, distinct, text_of
 from eval.xquad_r_files import Language, read_languages, unofficial
 
 _BLOCK = 512
@@ -52,9 +52,11 @@ _SAME = f"same_language@{_TOP}"
 
 
 class XquadRConfig(StrictModel):
-    """Which languages: of the questions and of the pool."""
+    """Which languages (of the questions and of the pool), and what stands before their texts."""
 
     languages: list[str] | None = Field(default=None, description="None: every file there is")
+    question_prefix: str = Field(default="", description="before every question, for encoders that want one")
+    sentence_prefix: str = Field(default="", description="before every candidate")
 
 
 class Pool(NamedTuple):
@@ -148,7 +150,15 @@ def load_xquad_r(data: str, config: XquadRConfig | None = None) -> XquadR:
 
     Raises UsageError and DataError as `eval.xquad_r_files.read_languages`.
     """
-    return XquadR(*read_languages(data, (config or XquadRConfig()).languages))
+    config = config or XquadRConfig()
+    languages, missing = read_languages(data, config.languages)
+    return XquadR({lang: _prefixed(each, config) for lang, each in languages.items()}, missing)
+
+
+def _prefixed(language: Language, config: XquadRConfig) -> Language:
+    questions = {id: text_of(q.lang, config.question_prefix + q.text) for id, q in language.questions.items()}
+    candidates = [text_of(c.lang, config.sentence_prefix + c.text) for c in language.candidates]
+    return Language(questions, candidates, language.answers)
 
 
 def _pool(languages: Mapping[str, Language], lookup: Lookup) -> Pool:

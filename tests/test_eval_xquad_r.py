@@ -194,6 +194,15 @@ def test_sentences_answers_and_copies_are_lareqas(tmp_path: Path) -> None:
     assert {text.lang for text in texts} == {"de", "en"}
 
 
+def test_questions_and_sentences_have_prefixes_of_their_own(tmp_path: Path) -> None:
+    data = write(tmp_path, ("de", "en"))
+    config = XquadRConfig(question_prefix="query: ", sentence_prefix="passage: ")
+    prefixed, plain = load_xquad_r(data, config), load_xquad_r(data)
+    kinds = {text.text: "query: " if text.text.endswith("?") else "passage: " for text in plain.texts()}
+    assert [text.text for text in prefixed.texts()] == [kinds[text.text] + text.text for text in plain.texts()]
+    assert prefixed.key() != plain.key()
+
+
 def test_one_language_alone_has_no_cross_lingual_pool(tmp_path: Path) -> None:
     score = load_xquad_r(write(tmp_path), XquadRConfig(languages=["en"])).score(random_lookup())
     assert set(score["macro"]) == {"map", "map@20", "map_mono", "same_language@10"}
