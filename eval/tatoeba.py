@@ -59,6 +59,7 @@ AVERAGES: dict[str, frozenset[str]] = {
 """Name of an average -> the languages it is over."""
 
 _ENGLISH = "eng"
+_LINES = 1000  # of LASER's files, at most
 
 
 class TatoebaConfig(StrictModel):
@@ -106,8 +107,9 @@ class Tatoeba:
         return score
 
     def describe(self) -> dict[str, Any]:
-        """{"pairs": lines by pair, "missing", "averages": {"14": {languages, complete, missing}}, "joined"}."""
+        """{"pairs": lines by pair, "missing", "averages": {"14": {languages, complete, missing}}, ...}."""
         told = self.english.describe() | {"missing": self.missing, "averages": self._averages()}
+        told["unofficial"] = _unofficial(self.english.pairs)
         return told | ({"joined": self.joined.describe()} if self.joined else {})
 
     def key(self) -> str:
@@ -146,6 +148,8 @@ def load_tatoeba(data: str, config: TatoebaConfig | None = None) -> Tatoeba:
     if missing:
         say(f"tatoeba: {len(missing)} of {len(wanted)} languages have no files in {store.root}: {', '.join(missing)}")
     pairs = [_read(store, code) for code in codes]
+    for name, told in _unofficial(pairs).items():
+        say(f"tatoeba: {name} is not of LASER's files: {told}; its scores do not compare with published ones")
     english = Bitext("tatoeba", pairs, config.neighbours if config.margin else None)
     return Tatoeba(english, _joined(pairs, config, missing, store.root), missing)
 
@@ -159,6 +163,12 @@ def _read(store: Store, code: str) -> Pair:
     first, second = read_lines(store, names[0], lang), read_lines(store, names[1], "en")
     same_length(store.root, first, second, names)
     return Pair(lang, "en", first, second)
+
+
+def _unofficial(pairs: Sequence[Pair]) -> dict[str, str]:
+    """What shows that a pair is of another version: more lines than LASER took."""
+    lines = {pair.name: len(pair.first_texts) for pair in pairs}
+    return {name: f"{count} lines; published: {_LINES} at most" for name, count in lines.items() if count > _LINES}
 
 
 def _wanted(config: TatoebaConfig, known: Collection[str], where: str) -> dict[str, str]:

@@ -209,6 +209,12 @@ def test_joined_pairs_are_scored_beside_the_others(tmp_path: Path, capsys: pytes
     assert "joined pairs of fewer than 6 lines are left out: it-de (5), pt-de (0)" in capsys.readouterr().err
 
 
+def test_files_of_another_version_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_files(tmp_path, deu=numbered("deu", list(range(1001))), fra=numbered("fra", list(range(1000))))
+    assert load_tatoeba(data).describe()["unofficial"] == {"de-en": "1001 lines; published: 1000 at most"}
+    assert "de-en is not of LASER's files: 1001 lines" in capsys.readouterr().err
+
+
 def test_wrong_pairs_are_explained(tmp_path: Path) -> None:
     data = write_files(tmp_path, deu=numbered("deu", [1, 2]), fra=numbered("fra", [2, 3]))
     for pairs in ([["de"]], [["de", "de"]], [["de", "fr", "it"]], []):
@@ -228,6 +234,7 @@ def test_real_files_have_the_known_counts(data_folder: Path) -> None:
     assert len(benchmark.texts()) == 76_877 + 60_519  # sentences of 100 languages, and English ones once
     there = {name: 14 - 1 if name == "14" else 36 - 7 if name == "36" else 100 for name in AVERAGES}
     assert {name: average["languages"] for name, average in told["averages"].items()} == there
+    assert told["unofficial"] == {}
     assert told["averages"]["36"]["missing"] == ["af", "he", "hu", "id", "ko", "pt", "tr"]
     joined = told["joined"]["pairs"]
     assert len(joined) == 10
