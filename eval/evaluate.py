@@ -13,7 +13,10 @@
         "data": {"pairs": {"fr-en": lines}} or {"window": w, "languages": {LANG: {sentences, documents}}},
         "variants": {"raw" | "shift" | "scale" | "rotate": SCORE}}}}
 
-    SCORE of tatoeba, translations:  {"macro": {forward, backward, mean}, "pairs": {"fr-en": {forward, backward, mean}}}
+    SCORE of tatoeba, translations, question_bitext:
+                         {"macro": {forward, backward, mean}, "pairs": {"fr-en": {forward, backward, mean}}}; "margin"
+                         with the same by margin where asked for; tatoeba: "averages" and "joined" (`eval.tatoeba`)
+    SCORE of xquad_r:    {"macro": {map, ...}, "languages": {LANG: {map, ...}}, "answers", "top"} (`eval.xquad_r`)
     SCORE of context:                {"macro": {accuracy, chance}, "languages": {LANG: {accuracy, chance}}}
 
 A variant holds all steps up to its name. Forward queries with the first language of the pair. Within one language
@@ -42,9 +45,12 @@ from ccp_ray.ledger import put_bytes
 from ccp_ray.model_source import model_reference
 from ccp_ray.storage import absolute_uri
 from eval.context import ContextConfig, load_context
+from eval.headline import headline
 from eval.protocol import VARIANTS, Benchmark, Vectors, score_variants, to_json_lines
+from eval.question_bitext import QuestionBitextConfig, load_question_bitext
 from eval.tatoeba import TatoebaConfig, load_tatoeba
 from eval.translations import TranslationsConfig, load_translations
+from eval.xquad_r import XquadRConfig, load_xquad_r
 
 RESULTS = "results.json"
 
@@ -55,6 +61,8 @@ class EvaluateConfig(StrictModel):
     tatoeba: TatoebaConfig = TatoebaConfig()
     translations: TranslationsConfig = TranslationsConfig()
     context: ContextConfig = ContextConfig()
+    question_bitext: QuestionBitextConfig = QuestionBitextConfig()
+    xquad_r: XquadRConfig = XquadRConfig()
     calibration: CalibrationConfig = Field(
         default=CalibrationConfig(), description="fit on the benchmark's sentences, where no calibration is given"
     )
@@ -65,6 +73,8 @@ _LOADERS: dict[str, Callable[[str, EvaluateConfig], Benchmark]] = {
     "context": lambda data, config: load_context(data, config.context),
     "tatoeba": lambda data, config: load_tatoeba(data, config.tatoeba),
     "translations": lambda data, config: load_translations(data, config.translations),
+    "question_bitext": lambda data, config: load_question_bitext(data, config.question_bitext),
+    "xquad_r": lambda data, config: load_xquad_r(data, config.xquad_r),
 }
 BENCHMARKS = tuple(_LOADERS)
 
@@ -190,13 +200,13 @@ def _semantic(config: EvaluateConfig, loaded: Mapping[str, Benchmark]) -> dict[s
 
 
 def _summary(results: Mapping[str, Any]) -> dict[str, Any]:
-    """{"benchmarks": {name: {variant: {macro numbers}}}} and how each was calibrated."""
+    """{"benchmarks": {name: {variant: {number: value}}}} (`eval.headline`) and how each was calibrated."""
     benchmarks = {
-        name: {variant: result["variants"][variant]["macro"] for variant in VARIANTS}
+        name: {variant: headline(result["variants"][variant], result["data"]) for variant in VARIANTS}
         for name, result in results.items()
     }
     own = {
-        name: {variant: result["own"]["variants"][variant]["macro"] for variant in VARIANTS}
+        name: {variant: headline(result["own"]["variants"][variant], result["data"]) for variant in VARIANTS}
         for name, result in results.items()
         if "own" in result
     }

@@ -9,8 +9,7 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from ccp_ray.errors import DataError, UsageError
-from eval.bitext import Bitext
-from eval.protocol import distinct
+from eval.protocol import Benchmark, distinct
 from eval.tatoeba import CODES, TatoebaConfig, load_tatoeba
 from eval.translations import TranslationsConfig, load_translations
 
@@ -22,7 +21,7 @@ def write(folder: Path, **files: str) -> str:
     return str(folder)
 
 
-def trigram_scores(benchmark: Bitext) -> dict[str, dict[str, float]]:
+def trigram_scores(benchmark: Benchmark) -> dict[str, dict[str, float]]:
     """Scores by pair of tf-idf over character trigrams: an encoder that has learned nothing."""
     texts = benchmark.texts()
     matrix = TfidfVectorizer(analyzer="char", ngram_range=(3, 3)).fit_transform([text.text for text in texts])
@@ -70,7 +69,7 @@ def test_pairs_score_as_by_hand(tmp_path: Path) -> None:
     score = benchmark.score(lambda ids, _: np.array([vectors[words[id]] for id in ids], dtype=np.float32))
     # French: un finds one, deux finds two (before three), trois finds one. English: one un, two deux, three deux.
     expected = {"forward": pytest.approx(2 / 3), "backward": pytest.approx(2 / 3), "mean": pytest.approx(2 / 3)}
-    assert score == {"macro": expected, "pairs": {"fr-en": expected}}
+    assert (score["macro"], score["pairs"]) == (expected, {"fr-en": expected})
 
 
 def test_languages_are_chosen_by_either_code(tmp_path: Path) -> None:
@@ -80,10 +79,25 @@ def test_languages_are_chosen_by_either_code(tmp_path: Path) -> None:
     assert list(load_tatoeba(str(tmp_path)).describe()["pairs"]) == ["de-en", "xyz-en"]
     chosen = TatoebaConfig(languages=["deu", "de", "xyz"])
     assert list(load_tatoeba(data, chosen).describe()["pairs"]) == ["de-en", "xyz-en"]
-    with pytest.raises(UsageError, match=r"no file tatoeba\.fra-eng\.fra for language 'fr'; there is de, xyz"):
-        load_tatoeba(data, TatoebaConfig(languages=["de", "fr"]))
-    Path(data, "tatoeba.deu-eng.deu").unlink()
-    with pytest.raises(UsageError, match=r"tatoeba\.deu-eng\.deu: no such file"):
+    assert list(load_tatoeba(data, TatoebaConfig(languages=["en", "de"])).describe()["pairs"]) == ["de-en"]
+    with pytest.raises(UsageError, match=r"'frr' is no language of Tatoeba; there is de, xyz"):
+        load_tatoeba(data, TatoebaConfig(languages=["de", "frr"]))
+
+
+def test_languages_without_files_are_named_and_the_rest_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {f"tatoeba_{code}__eng_{side}": "a\nb\n" for code in ("deu", "ita") for side in (code, "eng")}
+    data = write(tmp_path, **files)
+    told = load_tatoeba(data, TatoebaConfig(languages=["deu", "fr", "it"])).describe()
+    assert (list(told["pairs"]), told["missing"]) == (["de-en", "it-en"], ["fr"])
+    assert f"tatoeba: 1 of 3 languages have no files in {data}: fr" in capsys.readouterr().err
+    Path(data, "tatoeba.deu-eng.deu").unlink()  # one side is no pair
+    told = load_tatoeba(data).describe()
+    assert (list(told["pairs"]), len(told["missing"])) == (["it-en"], 111)
+    assert told["averages"].keys() == {"36", "112"}
+    Path(data, "tatoeba.ita-eng.ita").unlink()
+    with pytest.raises(UsageError, match=r"no language has both of its files, such as tatoeba\.afr-eng\.afr and"):
         load_tatoeba(data)
 
 
