@@ -70,8 +70,8 @@ def _compare(report: EvaluationReport, table: PublishedTable) -> Comparison:
             continue
         if scored.split != table.split:
             refused.append(f"{series.run.name}: {_other_split(scored.split, table.split)}; not compared.")
-        else:
-            compared.append(_in_terms_of(table, series, score, scored))
+        elif (one := _in_terms_of(table, series, score, scored)).average is not None:
+            compared.append(one)
     return Comparison(table, compared, table.row(report.against), list(dict.fromkeys(refused)))
 
 

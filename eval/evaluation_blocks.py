@@ -38,7 +38,7 @@ def blocks(report: EvaluationReport) -> list[Block]:
     """All parts in order."""
     made = [_check(report)] if report.findings else []
     made.append(Block("overview", "Overview", [_reading(report)], [Titled("", tables.overview(report))]))
-    made += [_comparison(number, found) for number, found in enumerate(comparisons(report))]
+    made += [_comparison(report, number, found) for number, found in enumerate(comparisons(report))]
     made += [_benchmark(report, name) for name in report.benchmarks()]
     if table := curves(report.curves) if report.curves else None:
         made.append(Block("training", "During training", [], [Titled("First, lowest, highest and last", table, False)]))
@@ -100,7 +100,7 @@ def _check(report: EvaluationReport) -> Block:
     return Block("check", "Check against expected values", [note], shown)
 
 
-def _comparison(number: int, found: Comparison) -> Block:
+def _comparison(report: EvaluationReport, number: int, found: Comparison) -> Block:
     table = found.table
     split = f", {table.split}" if table.split else ""
     average = f", mean of the {table.average_of}" if table.average_of else ""
@@ -112,8 +112,8 @@ def _comparison(number: int, found: Comparison) -> Block:
     notes += list(dict.fromkeys(marked))
     notes += [f"Sources: {'; '.join(dict.fromkeys(row.source for row in table.rows))}."]
     shown = [Titled("", tables.published(found))]
-    if found.against is None:
-        notes.append("No row here was chosen to take the difference to (--against).")
+    if found.against is None and report.against:
+        notes.append(f"{' and '.join(report.against)} not among them: no difference is taken.")
     elif (difference := tables.differences(found)) is not None:
         shown.append(Titled(f"Difference to {found.against.system}, in points", difference))
     return Block(f"published-{number}", title, notes, shown, table.benchmark)

@@ -16,6 +16,7 @@ from eval.evaluation_blocks import Block
 from eval.report_tables import Cell, Table
 
 _LONG = 40
+_MANY = 10  # columns that are then set close together
 _WIDE = 24  # characters of a text column that is then set in lines
 _COMMANDS = {
     "\\": r"\textbackslash{}",
@@ -76,7 +77,8 @@ def latex_table(table: Table, caption: str, label: str) -> str:
         named = [f"{''.join(named)}" + r" \\"]
         body = [rf"\begin{{longtable}}{{{columns}}}", *named, r"\toprule", head, r"\midrule", r"\endhead"]
         return "\n".join([*body, *rows, r"\bottomrule", r"\end{longtable}"])
-    body = [r"\begin{table}", r"\centering\small", *named, rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head]
+    size = r"\centering\footnotesize\setlength{\tabcolsep}{3pt}" if len(table.columns) > _MANY else r"\centering\small"
+    body = [r"\begin{table}", size, *named, rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head]
     return "\n".join([*body, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}", r"\end{table}"])
 
 
@@ -84,11 +86,12 @@ def _column(table: Table, number: int) -> str:
     if number >= table.texts:
         return "r"
     longest = max((len(row[number].text) for row in table.rows), default=0)
-    return r">{\raggedright\arraybackslash}p{4.2cm}" if longest > _WIDE else "l"
+    return r">{\raggedright\arraybackslash}p{3cm}" if longest > _WIDE else "l"
 
 
 def _cell(cell: Cell) -> str:
     text = escape(cell.text)
+    text = f"{{}}{text}" if text.startswith(("[", "*")) else text  # after a row's end these would be its options
     if cell.code:
         return rf"\texttt{{{text}}}"
     return rf"\textbf{{{text}}}" if cell.best else text
