@@ -12,7 +12,7 @@ from typing import NamedTuple
 from eval import evaluation_tables as tables
 from eval.comparison import Comparison, comparisons
 from eval.evaluation_model import EvaluationReport, last_variants, series_of
-from eval.headline import headline_metrics
+from eval.metric_names import headline_metrics
 from eval.report_tables import Table, curves, percent
 
 
@@ -42,7 +42,8 @@ def blocks(report: EvaluationReport) -> list[Block]:
     made += [_benchmark(report, name) for name in report.benchmarks()]
     if table := curves(report.curves) if report.curves else None:
         made.append(Block("training", "During training", [], [Titled("First, lowest, highest and last", table, False)]))
-    made.append(Block("runs", "Runs", [], [Titled("", tables.runs(report))]))
+    lacking = [f"{run.name}: no data for {', '.join(run.missing)}." for run in report.runs if run.missing]
+    made.append(Block("runs", "Runs", lacking, [Titled("", tables.runs(report))]))
     return made
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from ccp_ray.config import StrictModel
 from eval.expected import Finding
-from eval.headline import variant_label
+from eval.metric_names import variant_label
 from eval.published import PublishedTable
 from eval.report_model import Curve
 
@@ -59,7 +59,7 @@ class Source(StrictModel):
 
     uri: str
     fingerprint: str
-    encoder: str
+    scored: str = Field(description="URI of the encoder, or of the run files that were scored")
     created: str = ""
 
 
@@ -69,6 +69,7 @@ class Run(StrictModel):
     name: str
     sources: list[Source] = Field(min_length=1)
     benchmarks: dict[str, Scored] = Field(min_length=1)
+    missing: list[str] = Field(default_factory=list, description="benchmarks that were asked for and had no data")
 
 
 class EvaluationReport(StrictModel):

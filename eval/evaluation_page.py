@@ -21,7 +21,7 @@ from eval.evaluation_model import (
     series_of,
 )
 from eval.grouped_bars import Group, bar_swatch, grouped_bars, is_wide, reference_swatch
-from eval.headline import headline_metrics, variant_label
+from eval.metric_names import headline_metrics, variant_label
 from eval.page import Figure, Key, curve_figure, render_page
 from eval.report_latex import render_latex
 from eval.report_markdown import markdown_table, plain

@@ -17,7 +17,7 @@ from ccp_ray.artifact import Artifact
 from ccp_ray.errors import DataError, UsageError
 from eval.evaluate import RESULTS
 from eval.evaluation_model import Run, Score, Scored, Source
-from eval.headline import VARIANTS
+from eval.metric_names import VARIANTS
 
 _MANY = 6
 
@@ -71,21 +71,23 @@ def _joined(first: Run, second: Run) -> Run:
             f"run {first.name!r}: {double[0]} stands in two of its evaluations ({places}); name them apart"
         )
     benchmarks = {**first.benchmarks, **second.benchmarks}
-    return Run(name=first.name, sources=first.sources + second.sources, benchmarks=benchmarks)
+    missing = [name for name in dict.fromkeys(first.missing + second.missing) if name not in benchmarks]
+    return Run(name=first.name, sources=first.sources + second.sources, benchmarks=benchmarks, missing=missing)
 
 
 def _source(artifact: Artifact) -> Source:
-    encoder = next((ref.uri for ref in artifact.inputs if ref.role == "encoder"), "")
+    scored = next((ref.uri for ref in artifact.inputs if ref.role in ("encoder", "runs")), "")
     created = str(artifact.provenance.get("created", ""))
-    return Source(uri=artifact.uri, fingerprint=artifact.fingerprint, encoder=encoder, created=created)
+    return Source(uri=artifact.uri, fingerprint=artifact.fingerprint, scored=scored, created=created)
 
 
 def _read(name: str, artifact: Artifact) -> Run:
     where = artifact.store.uri(RESULTS)
     try:
-        results = json.loads(artifact.read(RESULTS))["benchmarks"]
-        benchmarks = {benchmark: _scored(result) for benchmark, result in results.items()}
-        return Run(name=name, sources=[_source(artifact)], benchmarks=benchmarks)
+        results = json.loads(artifact.read(RESULTS))
+        benchmarks = {benchmark: _scored(result) for benchmark, result in results["benchmarks"].items()}
+        missing = list(results.get("missing", ()))
+        return Run(name=name, sources=[_source(artifact)], benchmarks=benchmarks, missing=missing)
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"])

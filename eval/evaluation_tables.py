@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from eval.comparison import Compared, Comparison, Difference
 from eval.evaluation_model import EvaluationReport, Series, series_of
 from eval.expected import Finding
-from eval.headline import headline_metrics
+from eval.metric_names import headline_metrics
 from eval.plot_scales import MINUS
 from eval.report_tables import MISSING, Cell, Table, moment, percent
 
@@ -149,14 +149,14 @@ def runs(report: EvaluationReport) -> Table:
     rows = [
         [
             Cell(run.name),
-            Cell(source.encoder, code=bool(source.encoder)),
+            Cell(source.scored or MISSING, code=bool(source.scored)),
             *(Cell(text, code=True) for text in (source.uri, source.fingerprint[:12])),
             Cell(moment(source.created) or MISSING),
         ]
         for run in report.runs
         for source in run.sources
     ]
-    return Table(["run", "encoder", "evaluation", "fingerprint", "made"], rows, texts=5)
+    return Table(["run", "encoder or run file", "evaluation", "fingerprint", "made"], rows, texts=5)
 
 
 def sections_of(report: EvaluationReport, benchmark: str) -> list[str]:

@@ -24,7 +24,7 @@ from pydantic import Field
 
 from ccp_ray.config import StrictModel, build_config, read_yaml
 from ccp_ray.errors import CcpError, UsageError
-from eval.headline import headline_metrics
+from eval.metric_names import headline_metrics
 
 Values = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Benchmark -> variant -> path -> value."""

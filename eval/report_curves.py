@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ccp_ray.artifact import Artifact
 from ccp_ray.config import StrictModel, build_config
 from ccp_ray.errors import DataError, UsageError
-from eval.headline import headline_metrics, variant_label
+from eval.metric_names import headline_metrics, variant_label
 from eval.report_model import Curve, Series
 
 Row = Mapping[str, Any]

@@ -71,12 +71,14 @@ def xquad_r() -> dict[str, Any]:
     return {"n": 9, "data": data, "calibration": "none", "variants": {"raw": score}}
 
 
-def write_evaluation(uri: str, benchmarks: dict[str, Any], encoder: str = "runs/encoder") -> Artifact:
-    """A finished evaluation artifact with these results."""
-    inputs = [InputRef(role="encoder", uri=encoder, fingerprint="f" * 64)]
+def write_evaluation(
+    uri: str, benchmarks: dict[str, Any], scored: tuple[str, str] = ("encoder", "runs/encoder"), **more: Any
+) -> Artifact:
+    """A finished evaluation artifact with these results; `scored`: role and URI of what was scored."""
+    inputs = [InputRef(role=scored[0], uri=scored[1], fingerprint="f" * 64)]
     output = open_output(uri, Request(kind="evaluation", config={"of": uri}, inputs=inputs))
     assert not isinstance(output, Artifact)
-    body = json.dumps({"benchmarks": benchmarks}, indent=1).encode()
+    body = json.dumps({"benchmarks": benchmarks} | more, indent=1).encode()
     return output.finish([put_bytes(output.store, "results.json", body)], {})
 
 

@@ -34,7 +34,7 @@ def report(tmp_path: Path) -> EvaluationReport:
     part = {"mrtydi": mrtydi(TYDI[:9], 0.7), "tatoeba": tatoeba(("fr", "de"), missing=("ar",))}
     artifacts = [
         write_evaluation(str(tmp_path / "a"), whole),
-        write_evaluation(str(tmp_path / "b"), part, encoder=f"runs/{NASTY}"),
+        write_evaluation(str(tmp_path / "b"), part, ("encoder", f"runs/{NASTY}")),
     ]
     runs = read_runs(artifacts, ["first", NASTY])
     (tmp_path / "e.yaml").write_text(write_expected(values_of(runs[0]), 0.02))

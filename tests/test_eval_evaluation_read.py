@@ -10,6 +10,7 @@ import pytest
 from evaluation_factory import mrtydi, tatoeba, write_evaluation, xor, xquad_r
 
 from ccp_ray.errors import DataError, UsageError
+from eval.evaluation_blocks import blocks
 from eval.evaluation_model import EvaluationReport, last_variants, series_of
 from eval.evaluation_read import default_names, read_runs, values_of
 
@@ -36,7 +37,7 @@ def test_every_kind_of_score_is_read(tmp_path: Path):
     assert list(found["xor_retrieve"].variants) == ["raw"]
     assert found["xquad_r"].sections() == [""]
     assert found["xquad_r"].incomplete == {"macro": "lacks el, es"}
-    assert run.sources[0].encoder == "runs/encoder"
+    assert run.sources[0].scored == "runs/encoder"
 
 
 def test_paths_are_those_of_the_file(tmp_path: Path):
@@ -133,3 +134,20 @@ def test_altered_results_are_refused(tmp_path: Path):
     file.write_text(json.dumps({"benchmarks": {"mrtydi": mrtydi(recall=0.9)}}))
     with pytest.raises(DataError, match="checksum does not match"):
         read_runs([artifact], ["run"])
+
+
+def test_scored_run_files_and_benchmarks_without_data(tmp_path: Path):
+    raw = mrtydi()
+    only = raw | {"calibration": "none", "variants": {"run": raw["variants"]["raw"]}}
+    first = write_evaluation(
+        str(tmp_path / "a"), {"mrtydi": only}, ("runs", "x/ar.trec"), missing=["tatoeba", "xquad_r"]
+    )
+    second = write_evaluation(str(tmp_path / "b"), {"tatoeba": tatoeba()})
+    (run,) = read_runs([first], ["bm25"])
+    assert (run.sources[0].scored, list(run.benchmarks["mrtydi"].variants)) == ("x/ar.trec", ["run"])
+    assert run.missing == ["tatoeba", "xquad_r"]
+    (both,) = read_runs([first, second], ["bm25", "bm25"])
+    assert both.missing == ["xquad_r"]
+    report = EvaluationReport(title="t", runs=[both])
+    assert [one.label for one in series_of(report, "mrtydi")] == ["run"]
+    assert blocks(report)[-1].notes == ["bm25: no data for xquad_r."]
