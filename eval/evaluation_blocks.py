@@ -77,7 +77,11 @@ def _first_average(report: EvaluationReport) -> str:
     series = series_of(report, benchmark)
     metric = headline_metrics(series[0].run.benchmarks[benchmark].variants[series[0].variant][""].metrics())[0]
     scores = [(one.label, score.macro.get(metric)) for one in series if (score := one.score(benchmark, ""))]
-    return f"{tables.title_of(benchmark)}, {metric}: {', '.join(f'{label} {percent(v)} %' for label, v in scores)}."
+    words = list(dict.fromkeys(tables.lacks(benchmark, "", "macro", one, series) for one in series))
+    note = f" (the mean {'; '.join(word for word in words if word)})" if any(words) else ""
+    return (
+        f"{tables.title_of(benchmark)}, {metric}: {', '.join(f'{label} {percent(v)} %' for label, v in scores)}{note}."
+    )
 
 
 def _reading(report: EvaluationReport) -> str:
@@ -113,10 +117,13 @@ def _comparison(report: EvaluationReport, number: int, found: Comparison) -> Blo
     notes += list(dict.fromkeys(marked))
     notes += [f"Sources: {'; '.join(dict.fromkeys(row.source for row in table.rows))}."]
     shown = [Titled("", tables.published(found))]
+    difference = tables.differences(found)
     if found.against is None and report.against:
         notes.append(f"{' and '.join(report.against)} not among them: no difference is taken.")
-    elif (difference := tables.differences(found)) is not None:
+    elif found.against is not None and difference is not None:
         shown.append(Titled(f"Difference to {found.against.system}, in points", difference))
+    elif found.compared:
+        notes.append("No difference is taken: the averages are not over the same languages.")
     return Block(f"published-{number}", title, notes, shown, table.benchmark)
 
 

@@ -115,7 +115,7 @@ def published(comparison: Comparison) -> Table:
 def differences(comparison: Comparison) -> Table | None:
     """Ours minus the chosen row, in points; None where there is nothing to subtract."""
     found = comparison.differences()
-    if not found:
+    if all(value is None for one in found for value in (*one.values.values(), one.average)):
         return None
     languages = [lang for lang in comparison.table.languages if any(d.values.get(lang) is not None for d in found)]
     shared = any(one.common is not None for one in found)

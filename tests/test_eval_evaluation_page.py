@@ -14,7 +14,7 @@ from html_page import Page
 from ccp_ray.ledger import check_file
 from ccp_ray.storage import open_store
 from eval.evaluation_blocks import Block, Titled, blocks, result_sentence
-from eval.evaluation_model import EvaluationReport
+from eval.evaluation_model import EvaluationReport, Scored
 from eval.evaluation_page import render_html, render_markdown, write_evaluation_report
 from eval.evaluation_read import read_runs, values_of
 from eval.evaluation_tables import overview, points
@@ -98,6 +98,10 @@ def test_incomplete_averages_are_marked_and_never_the_best(report: EvaluationRep
     assert "lacks el, es" in text
 
 
+def tatoeba_only(report: EvaluationReport) -> dict[str, Scored]:
+    return {"tatoeba": report.runs[1].benchmarks["tatoeba"]}
+
+
 def test_the_sentence_says_the_check_then_the_difference_then_the_averages(report: EvaluationReport):
     failed = sum(finding.failed() for finding in report.findings)
     assert result_sentence(report).startswith(f"{failed} of {len(report.findings)} expected values are not reached")
@@ -106,6 +110,8 @@ def test_the_sentence_says_the_check_then_the_difference_then_the_averages(repor
         "Mr. TyDi, recall@100, points to CCP: first raw −0.8, first + rotate +2.2."  # noqa: RUF001
     )
     alone = unchecked.model_copy(update={"published": [], "runs": report.runs[:1]})
+    part = alone.model_copy(update={"runs": [report.runs[1].model_copy(update={"benchmarks": tatoeba_only(report)})]})
+    assert result_sentence(part).endswith("+ rotate* 42.1 % (the mean lacks ar).")
     assert result_sentence(alone) == "Mr. TyDi, mrr@100: raw 40.0 %, + shift 40.0 %, + scale 40.0 %, + rotate 40.0 %."
 
 
@@ -195,3 +201,11 @@ def test_latex_compiles(report: EvaluationReport, tmp_path: Path):
 def test_a_title_stays_in_its_comment():
     block = Block("b", "B", [], [Titled("", Table(["a"], [[Cell("x")]]))])
     assert "\n\\input" not in render_latex("t\n\\input{x}", [block])
+
+
+def test_an_average_that_lacks_languages_gets_no_table_of_differences(tmp_path: Path):
+    runs = read_runs([write_evaluation(str(tmp_path / "a"), {"tatoeba": tatoeba(missing=("ja",))})], ["run"])
+    tables = load_published().tables
+    text = render_markdown(EvaluationReport(title="t", runs=runs, published=tables, against=["LaBSE"]))
+    assert "Difference to" not in text
+    assert "No difference is taken: the averages are not over the same languages." in text
