@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -114,7 +114,7 @@ def _scored(result: Mapping[str, Any]) -> Scored:
 
 def _sections(score: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Score]]:
     """The score under its path, then those that stand within it."""
-    kind = "pair" if "pairs" in score else "language"
+    kind: Literal["pair", "language"] = "pair" if "pairs" in score else "language"
     parts = score.get(f"{kind}s", {})
     yield path, Score(macro=score["macro"], parts=parts, kind=kind, averages=score.get("averages", {}))
     for name, inner in score.items():

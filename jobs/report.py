@@ -151,7 +151,9 @@ def _labels(uris: Sequence[str]) -> list[str]:
 def _curves(artifact: Artifact, of: str) -> list[Curve]:
     found = curves_of(artifact, of)
     if not found:
-        raise UsageError(f"--curve {artifact.uri}: a {artifact.kind} artifact without {EVALUATIONS}")
+        raise UsageError(
+            f"--curve {artifact.uri}: this {artifact.kind} artifact has no {EVALUATIONS}; give one of `curve`"
+        )
     return found
 
 

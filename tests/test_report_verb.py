@@ -113,7 +113,7 @@ def test_what_is_no_evaluation_is_refused(runs: Path):
     assert "holds a curve artifact, expected evaluation" in ccp("report", runs / "x", "--output", runs / "o").error
     result = ccp("report", runs / "a", "--output", runs / "o", "--curve", runs / "b")
     assert result.code == 2
-    assert "a evaluation artifact without evaluations.jsonl" in result.error
+    assert "this evaluation artifact has no evaluations.jsonl" in result.error
 
 
 def test_a_damaged_evaluation_is_exit_code_1(runs: Path):
