@@ -45,7 +45,7 @@ def load_config(
     """
     merged: dict[str, Any] = {}
     for uri in files:
-        merged = merge(merged, _read_yaml(uri))
+        merged = merge(merged, read_yaml(uri))
     for override in overrides:
         merged = merge(merged, _parse_override(override))
     return build_config(model, merge(merged, dict(values or {})))
@@ -87,7 +87,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _read_yaml(uri: str) -> dict[str, Any]:
+def read_yaml(uri: str) -> dict[str, Any]:
+    """The keys and values of a YAML file; empty for an empty one. Raises UsageError naming file and line."""
     try:
         loaded = parse_yaml(read_uri(uri))
     except yaml.YAMLError as error:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from pydantic import Field
 
@@ -33,8 +32,7 @@ from ccp_ray.ledger import put_bytes
 from ccp_ray.progress import say
 from ccp_ray.storage import Store, absolute_uri, open_store
 from eval.evaluate import RESULTS, EvaluateConfig, evaluate
-
-ROWS = "evaluations.jsonl"
+from eval.report_curves import EVALUATIONS, EvaluationRow
 
 
 class CurveResources(StrictModel):
@@ -72,7 +70,7 @@ def curve(
     if isinstance(target, Artifact):
         return target
     started = time.monotonic()
-    rows: list[dict[str, Any]] = []
+    rows: list[EvaluationRow] = []
     missing: list[int] = []
     for step in _steps(int(training.config["steps"]), config.every):
         if not _comes(store, step, follow, config.resources.poll_s):
@@ -85,18 +83,13 @@ def curve(
         raise UsageError(
             f"{run}: the run is not finished; {_listed(rows)} evaluated. Run again with --follow, or when it is"
         )
-    if len(missing) and not any(row["step"] for row in rows):
+    if len(missing) and not any(row.step for row in rows):
         raise UsageError(f"{run}: keeps no checkpoint at multiples of {config.every}; see --every")
     if missing:
         say(f"curve: the run keeps no checkpoint of step {', '.join(map(str, missing))}: left out")
-    body = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    summary = {"steps": sorted({row["step"] for row in rows}), "missing": missing, "last": _last(rows)}
-    return target.finish([put_bytes(target.store, ROWS, body)], summary, {"seconds": time.monotonic() - started})
-
-
-def read_rows(artifact: Artifact) -> list[dict[str, Any]]:
-    """The rows of a curve artifact. Raises DataError where they are damaged."""
-    return [json.loads(line) for line in artifact.read(ROWS).splitlines()]
+    body = "".join(row.model_dump_json() + "\n" for row in rows).encode()
+    summary = {"steps": sorted({row.step for row in rows}), "missing": missing, "last": _last(rows)}
+    return target.finish([put_bytes(target.store, EVALUATIONS, body)], summary, {"seconds": time.monotonic() - started})
 
 
 def _steps(last: int, every: int) -> list[int]:
@@ -143,12 +136,12 @@ def _evaluated(
     return evaluated
 
 
-def _rows(step: int, evaluated: Artifact) -> Iterator[dict[str, Any]]:
+def _rows(step: int, evaluated: Artifact) -> Iterator[EvaluationRow]:
     for name, result in json.loads(evaluated.read(RESULTS))["benchmarks"].items():
         for variant, score in result["variants"].items():
             for metric, value in score["macro"].items():
-                row = {"step": step, "benchmark": name, "variant": variant, "metric": metric}
-                yield row | {"value": round(float(value), 6)}  # what a machine's rounding does not change
+                rounded = round(float(value), 6)  # what a machine's rounding does not change
+                yield EvaluationRow(step=step, benchmark=name, variant=variant, metric=metric, value=rounded)
 
 
 def _tell(step: int, evaluated: Artifact) -> None:
@@ -158,16 +151,16 @@ def _tell(step: int, evaluated: Artifact) -> None:
         say(f"curve: step {step:,}: {name} {metric} {figures}")
 
 
-def _listed(rows: Sequence[Mapping[str, Any]]) -> str:
-    steps = sorted({row["step"] for row in rows})
+def _listed(rows: Sequence[EvaluationRow]) -> str:
+    steps = sorted({row.step for row in rows})
     return f"steps {', '.join(map(str, steps))} are" if len(steps) != 1 else f"step {steps[0]} is"
 
 
-def _last(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+def _last(rows: Sequence[EvaluationRow]) -> dict[str, dict[str, dict[str, float]]]:
     """{benchmark: {variant: {metric: value}}} at the end of the run."""
-    last = max(row["step"] for row in rows)
+    last = max(row.step for row in rows)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows:
-        if row["step"] == last:
-            found.setdefault(row["benchmark"], {}).setdefault(row["variant"], {})[row["metric"]] = row["value"]
+        if row.step == last:
+            found.setdefault(row.benchmark, {}).setdefault(row.variant, {})[row.metric] = row.value
     return found

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jinja2
 
 from eval import plots
-from eval.plots import Svg
 from eval.report_model import Curve
+from eval.svg import Svg
 
 
 class Key(NamedTuple):

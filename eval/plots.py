@@ -3,29 +3,22 @@
 No drawing library: the page needs five kinds of chart, must stay one small file and follow the reader's dark or
 light setting. So colours are classes (`c0` to `c9`) that the page's style sheet fills in, and an eleventh series
 gets the first colour again with another dash or marker. Points of a scatter plot are one path a language and
-slice, 12 bytes a point instead of the 45 of a <circle>. All text is escaped here.
+slice, 12 bytes a point instead of the 45 of a <circle>.
 """
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from eval.plot_scales import Points, Scale, domain, log_ticks, smooth, thin, tick_labels, ticks
+from eval.svg import Svg, coordinate, draw_line, draw_text, drawing, element
 
 COLOURS = 10
 _WIDTH, _HEIGHT = 520, 300
 _CHARACTER = 8.2  # mean width at 15 px, the largest size that the style sheet gives tick labels
 _SMOOTH_FROM = 12
 _SLICES = 6
-
-
-class Svg(str):
-    """Markup that is already escaped; templates insert it as it is."""
-
-    def __html__(self) -> str:
-        return self
 
 
 class Line(NamedTuple):
@@ -79,7 +72,7 @@ def line_chart(
     x_scale = Scale(*domain(xs), left, _WIDTH - 18)
     y_scale = Scale(low, high, _HEIGHT - 46, 34 if y_label else 16, log_y)
     body = _grid(zip(y_ticks, labels, strict=True), y_scale, left) + _x_axis(x_scale, x_label, values=x_ticks)
-    body += _text(0, 13, y_label, "label") if y_label else ""
+    body += draw_text(0, 13, y_label, "label") if y_label else ""
     # References first, then all faint lines: no bold line is covered by another series' noise.
     drawn = [(line, thin(line.points), _bold(line, smoothed)) for line in scaled if line.points]
     for line, raw, bold in drawn:
@@ -89,8 +82,8 @@ def line_chart(
         if line.colour is not None:
             body += _path(bold, x_scale, y_scale, f"line {_style(line.colour)}")
             x, y = bold[-1]
-            body += _element("circle", cx=x_scale(x), cy=y_scale(y), r=3.2, class_=f"dot {_style(line.colour)}")
-    return _svg(_WIDTH, _HEIGHT, _describe(title, lines, percent), body)
+            body += element("circle", cx=x_scale(x), cy=y_scale(y), r=3.2, class_=f"dot {_style(line.colour)}")
+    return drawing(_WIDTH, _HEIGHT, _describe(title, lines, percent), body)
 
 
 def scatter(
@@ -105,8 +98,8 @@ def scatter(
     x_scale, y_scale = _equal_scales(xs, ys, width, height)
     x_ticks, y_ticks = (ticks(scale.low, scale.high) for scale in (x_scale, y_scale))
     body = _grid(zip(y_ticks, tick_labels(y_ticks), strict=True), y_scale, x_scale.start, width)
-    body += "".join(_line(x_scale(x), y_scale.end, x_scale(x), y_scale.start, "grid") for x in x_ticks)
-    body += _x_axis(x_scale, "first component", height, x_ticks) + _text(0, 13, "second component", "label")
+    body += "".join(draw_line(x_scale(x), y_scale.end, x_scale(x), y_scale.start, "grid") for x in x_ticks)
+    body += _x_axis(x_scale, "first component", height, x_ticks) + draw_text(0, 13, "second component", "label")
     placed = [(group, x_scale(x), y_scale(y)) for group, x, y in points]
     for slice_ in range(_SLICES):  # slice by slice, so that no language hides the others
         for group in sorted(colours):
@@ -115,7 +108,7 @@ def scatter(
     body += "".join(_star([placed[i] for i in link], colours) for link in links)
     body += _names(placed, colours)
     groups = len({group for group, _, _ in points})
-    return _svg(width, height, f"{title}: {len(points):,} points of {groups} languages", body)
+    return drawing(width, height, f"{title}: {len(points):,} points of {groups} languages", body)
 
 
 def bar_chart(title: str, bars: Sequence[tuple[str, float]], best: str) -> Svg:
@@ -123,16 +116,16 @@ def bar_chart(title: str, bars: Sequence[tuple[str, float]], best: str) -> Svg:
     row, top = 34, 6
     left = 12 + _CHARACTER * max(len(name) for name, _ in bars)
     scale = Scale(0, max(*(value for _, value in bars), 1e-9), left, _WIDTH - 76)
-    body = _line(left, 0, left, top + row * len(bars), "axis")
+    body = draw_line(left, 0, left, top + row * len(bars), "axis")
     for i, (name, value) in enumerate(bars):
         y = top + i * row
         mark = " best" if name == best else ""
         width = max(scale(value) - left, 1.0)
-        body += _text(left - 10, y + 19, name, f"tick{mark}", "end")
-        body += _element("rect", x=left, y=y + 4, width=width, height=row - 12, rx=3, class_=f"bar{mark}")
-        body += _text(left + width + 8, y + 20, f"{100 * value:.1f} %", f"value{mark}")
+        body += draw_text(left - 10, y + 19, name, f"tick{mark}", "end")
+        body += element("rect", x=left, y=y + 4, width=width, height=row - 12, rx=3, class_=f"bar{mark}")
+        body += draw_text(left + width + 8, y + 20, f"{100 * value:.1f} %", f"value{mark}")
     spoken = ", ".join(f"{name} {100 * value:.1f} %" for name, value in bars)
-    return _svg(_WIDTH, top + row * len(bars), f"{title}: {spoken}", body)
+    return drawing(_WIDTH, top + row * len(bars), f"{title}: {spoken}", body)
 
 
 def dumbbell_chart(title: str, rows: Sequence[Dumbbell], names: Sequence[str]) -> Svg:
@@ -144,18 +137,18 @@ def dumbbell_chart(title: str, rows: Sequence[Dumbbell], names: Sequence[str]) -
     bottom = top + row * len(rows)
     x_scale = Scale(low, high, left, _WIDTH - 24)
     x_ticks = ticks(low, high)
-    body = "".join(_line(x_scale(x), top, x_scale(x), bottom, "grid") for x in x_ticks)
+    body = "".join(draw_line(x_scale(x), top, x_scale(x), bottom, "grid") for x in x_ticks)
     body += _x_axis(x_scale, "", bottom + 46, x_ticks, " %")
     for i, item in enumerate(rows):
         y = top + (i + 0.5) * row
         xs = [(k, x_scale(100 * value)) for k, value in enumerate(item.values) if value is not None]
-        body += _text(left - 10, y + 4.5, item.label, "tick", "end")
+        body += draw_text(left - 10, y + 4.5, item.label, "tick", "end")
         if xs:
-            body += _line(min(x for _, x in xs), y, max(x for _, x in xs), y, "bridge")
+            body += draw_line(min(x for _, x in xs), y, max(x for _, x in xs), y, "bridge")
         if item.reference is not None:
-            body += _line(x_scale(100 * item.reference), y - 7, x_scale(100 * item.reference), y + 7, "chance")
-        body += "".join(_element("circle", cx=x, cy=y, r=5, class_=f"time t{k}") for k, x in xs)
-    return _svg(_WIDTH, bottom + 30, f"{title}, by language: {', '.join(names)}", body)
+            body += draw_line(x_scale(100 * item.reference), y - 7, x_scale(100 * item.reference), y + 7, "chance")
+        body += "".join(element("circle", cx=x, cy=y, r=5, class_=f"time t{k}") for k, x in xs)
+    return drawing(_WIDTH, bottom + 30, f"{title}, by language: {', '.join(names)}", body)
 
 
 def interval_chart(title: str, rows: Sequence[Interval], x_label: str) -> Svg:
@@ -167,30 +160,32 @@ def interval_chart(title: str, rows: Sequence[Interval], x_label: str) -> Svg:
     bottom = top + row * len(rows)
     x_scale = Scale(low, high, left, _WIDTH - 24)
     x_ticks = ticks(low, high)
-    body = "".join(_line(x_scale(x), top, x_scale(x), bottom, "grid") for x in x_ticks)
-    body += _x_axis(x_scale, x_label, bottom + 46, x_ticks) + _line(x_scale(0), top, x_scale(0), bottom, "zero")
+    body = "".join(draw_line(x_scale(x), top, x_scale(x), bottom, "grid") for x in x_ticks)
+    body += _x_axis(x_scale, x_label, bottom + 46, x_ticks) + draw_line(x_scale(0), top, x_scale(0), bottom, "zero")
     for i, item in enumerate(rows):
         y = top + (i + 0.5) * row
         ends = x_scale(item.value - item.reach), x_scale(item.value + item.reach)
-        body += _text(left - 10, y + 4.5, item.label, "tick", "end")
-        body += _line(ends[0], y, ends[1], y, f"reach tone-{item.tone}")
-        body += _element("circle", cx=x_scale(item.value), cy=y, r=5, class_=f"mark tone-{item.tone}")
+        body += draw_text(left - 10, y + 4.5, item.label, "tick", "end")
+        body += draw_line(ends[0], y, ends[1], y, f"reach tone-{item.tone}")
+        body += element("circle", cx=x_scale(item.value), cy=y, r=5, class_=f"mark tone-{item.tone}")
     spoken = ", ".join(f"{item.label} {item.value:.3g} ± {item.reach:.3g}" for item in rows)
-    return _svg(_WIDTH, bottom + 46, f"{title}: {spoken}", body)
+    return drawing(_WIDTH, bottom + 46, f"{title}: {spoken}", body)
 
 
 def swatch(colour: int | None, marker: bool = False) -> Svg:
     """The sample of a legend entry: a line, or a scatter plot's marker."""
     if marker and colour is not None:
-        return _svg(14, 14, "", _markers([(7, 7)], colour, "sample"), "swatch")
+        return drawing(14, 14, "", _markers([(7, 7)], colour, "sample"), "swatch")
     line_class = "ref" if colour is None else f"line {_style(colour)}"
-    return _svg(24, 14, "", _line(1, 7, 23, 7, line_class), "swatch")
+    return drawing(24, 14, "", draw_line(1, 7, 23, 7, line_class), "swatch")
 
 
 def time_swatch(time: int | None) -> Svg:
     """The sample of a dumbbell chart's time, or of its reference level."""
-    mark = _line(7, 1, 7, 13, "chance") if time is None else _element("circle", cx=7, cy=7, r=5, class_=f"time t{time}")
-    return _svg(14, 14, "", mark, "swatch")
+    mark = (
+        draw_line(7, 1, 7, 13, "chance") if time is None else element("circle", cx=7, cy=7, r=5, class_=f"time t{time}")
+    )
+    return drawing(14, 14, "", mark, "swatch")
 
 
 def _bold(line: Line, smoothed: bool) -> list[tuple[float, float]]:
@@ -221,17 +216,17 @@ def _equal_scales(xs: Sequence[float], ys: Sequence[float], width: float, height
 def _markers(points: Points, colour: int, kind: str = "points") -> str:
     """Points as one path: dots by round line caps, from the eleventh colour on squares, then crosses."""
     shape = ("h0", "h0", "m-2.5-2.5l5 5m0-5l-5 5")[colour // COLOURS % 3]
-    path = "".join(f"M{_number(x)} {_number(y)}{shape}" for x, y in points)
-    return _element("path", d=path, class_=f"{kind} m{colour // COLOURS % 3} c{colour % COLOURS}")
+    path = "".join(f"M{coordinate(x)} {coordinate(y)}{shape}" for x, y in points)
+    return element("path", d=path, class_=f"{kind} m{colour // COLOURS % 3} c{colour % COLOURS}")
 
 
 def _star(points: Sequence[tuple[str, float, float]], colours: Mapping[str, int]) -> str:
     x_mid, y_mid = (sum(values) / len(points) for values in ([p[1] for p in points], [p[2] for p in points]))
-    spokes = "".join(f"M{_number(x_mid)} {_number(y_mid)}L{_number(x)} {_number(y)}" for _, x, y in points)
+    spokes = "".join(f"M{coordinate(x_mid)} {coordinate(y_mid)}L{coordinate(x)} {coordinate(y)}" for _, x, y in points)
     ends = "".join(
-        _element("circle", cx=x, cy=y, r=3.5, class_=f"end c{colours[group] % COLOURS}") for group, x, y in points
+        element("circle", cx=x, cy=y, r=3.5, class_=f"end c{colours[group] % COLOURS}") for group, x, y in points
     )
-    return _element("path", d=spokes, class_="link") + ends
+    return element("path", d=spokes, class_="link") + ends
 
 
 def _names(placed: Sequence[tuple[str, float, float]], colours: Mapping[str, int]) -> str:
@@ -245,14 +240,14 @@ def _names(placed: Sequence[tuple[str, float, float]], colours: Mapping[str, int
         for other, x_other, y_other in middles[:i]:
             if abs(x - x_other) < 5 * (len(name) + len(other)) + 8 and abs(y - y_other) < 20:
                 return ""
-    return "".join(_text(x, y + 5, name, "name", "middle") for name, x, y in middles)
+    return "".join(draw_text(x, y + 5, name, "name", "middle") for name, x, y in middles)
 
 
 def _grid(labelled: Iterable[tuple[float, str]], y_scale: Scale, left: float, width: float = _WIDTH) -> str:
     parts = []
     for value, label in labelled:
         y = y_scale(value)
-        parts.append(_line(left, y, width - 14, y, "grid") + _text(left - 8, y + 4.5, label, "tick", "end"))
+        parts.append(draw_line(left, y, width - 14, y, "grid") + draw_text(left - 8, y + 4.5, label, "tick", "end"))
     return "".join(parts)
 
 
@@ -261,40 +256,14 @@ def _x_axis(
 ) -> str:
     values = ticks(scale.low, scale.high) if values is None else values
     y = height - 46
-    body = _line(scale.start, y, scale.end, y, "axis")
+    body = draw_line(scale.start, y, scale.end, y, "axis")
     for value, text in zip(values, tick_labels(values, suffix), strict=True):
-        body += _line(scale(value), y, scale(value), y + 5, "axis") + _text(
+        body += draw_line(scale(value), y, scale(value), y + 5, "axis") + draw_text(
             scale(value), y + 21, text, "tick", "middle"
         )
-    return body + (_text(scale.end, height - 6, label, "label", "end") if label else "")
+    return body + (draw_text(scale.end, height - 6, label, "label", "end") if label else "")
 
 
 def _path(points: Points, x_scale: Scale, y_scale: Scale, class_: str) -> str:
-    steps = [f"{_number(x_scale(x))} {_number(y_scale(y))}" for x, y in points]
-    return _element("path", d="M" + "L".join(steps), class_=class_)
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
-    return _element("path", d=f"M{_number(x1)} {_number(y1)}L{_number(x2)} {_number(y2)}", class_=class_)
-
-
-def _text(x: float, y: float, text: str, class_: str, anchor: str = "start") -> str:
-    return _element("text", html.escape(text), x=x, y=y, class_=class_, text_anchor=anchor)
-
-
-def _svg(width: float, height: float, label: str, body: str, class_: str = "chart") -> Svg:
-    spoken: dict[str, str] = {"role": "img", "aria-label": label} if label else {"aria-hidden": "true"}
-    return Svg(_element("svg", body, viewBox=f"0 0 {_number(width)} {_number(height)}", class_=class_, **spoken))
-
-
-def _element(name: str, body: str = "", **attributes: str | float) -> str:
-    """An element; attribute names as in SVG with _ for -, `class_` for class. `body` is markup."""
-    parts = [name]
-    for key, value in attributes.items():
-        shown = html.escape(value) if isinstance(value, str) else _number(value)
-        parts.append(f'{key.rstrip("_").replace("_", "-")}="{shown}"')
-    return f"<{' '.join(parts)}>{body}</{name}>" if body else f"<{' '.join(parts)}/>"
-
-
-def _number(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")
+    steps = [f"{coordinate(x_scale(x))} {coordinate(y_scale(y))}" for x, y in points]
+    return element("path", d="M" + "L".join(steps), class_=class_)

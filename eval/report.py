@@ -16,10 +16,10 @@ from ccp_ray.ledger import FileRecord, put_bytes
 from ccp_ray.storage import Store
 from eval import plots, report_tables
 from eval.page import Figure, Key, curve_figure, render_page
-from eval.plots import Svg
 from eval.report_curves import from_metrics
 from eval.report_markdown import render_markdown as _markdown
 from eval.report_model import Context, Curve, Projection, ReportData, RetrievalTable
+from eval.svg import Svg
 
 __all__ = ["ReportData", "from_metrics", "render_html", "render_markdown", "result_sentence", "write_report"]
 

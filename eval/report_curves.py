@@ -1,4 +1,4 @@
-"""Curves of a pretraining run from its metrics rows (JSON lines).
+"""Curves of a training run from its metrics rows and from the evaluations of its checkpoints (JSON lines).
 
 Training rows carry means over the steps since the last row; probe rows carry the collapse monitor's measurements
 by language. A chart exists only if its numbers do: a bank that is off (all zeros) or an objective without masked
@@ -7,10 +7,15 @@ language modelling gives none. Numbers that are not finite cannot be drawn; the 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ccp_ray.artifact import Artifact
+from ccp_ray.config import StrictModel, build_config
+from ccp_ray.errors import DataError, UsageError
+from eval.metric_names import headline_metrics, variant_label
 from eval.report_model import Curve, Series
 
 Row = Mapping[str, Any]
@@ -45,6 +50,73 @@ _PROBE = (
     ("uniformity", "Uniformity", "log potential", "Lower is more even over the sphere.", False),
     ("leakage", "Leakage", "nats", "What batch statistics alone give away; 0 is healthy.", True),
 )
+
+
+EVALUATIONS = "evaluations.jsonl"
+
+
+class EvaluationRow(StrictModel):
+    """A number of a checkpoint: a fraction of 1."""
+
+    step: int
+    benchmark: str
+    variant: str
+    metric: str
+    value: float
+
+
+def read_evaluations(data: bytes, where: str) -> list[EvaluationRow]:
+    """The rows of an `evaluations.jsonl`. Raises DataError naming the line that is none."""
+    return [_row(line, f"{where}, line {number}") for number, line in enumerate(data.splitlines(), 1)]
+
+
+def _row(line: bytes, where: str) -> EvaluationRow:
+    try:
+        return build_config(EvaluationRow, json.loads(line))
+    except (ValueError, UsageError) as error:
+        raise DataError(f"{where}: {error}; expected step, benchmark, variant, metric and value") from None
+
+
+def from_evaluations(rows: Sequence[EvaluationRow], of: str = "") -> list[Curve]:
+    """A chart a benchmark, by the metric it is known by first; a line a variant. `of` names the training run.
+
+    Steps come in order whatever the order of rows; of a step that was evaluated twice the last row counts. Chance,
+    where a benchmark tells it, is drawn as the level to compare with.
+    """
+    charts = []
+    for benchmark in dict.fromkeys(row.benchmark for row in rows):
+        own = [row for row in rows if row.benchmark == benchmark]
+        metric = headline_metrics(list(dict.fromkeys(row.metric for row in own)))[0]
+        lines = [_variant(own, variant, metric) for variant in dict.fromkeys(row.variant for row in own)]
+        if levels := {row.step: row.value for row in own if row.metric == "chance"}:
+            lines.append(Series(name="chance", points=_sorted(levels), reference=True))
+        charts.append(
+            Curve(
+                title=f"{of}: {benchmark}" if of else benchmark,
+                y_label=metric,
+                series=[line for line in lines if line.points],
+                note="Checkpoints evaluated during training.",
+                percent=True,
+                from_zero=True,
+            )
+        )
+    return charts
+
+
+def curves_of(artifact: Artifact, of: str = "") -> list[Curve]:
+    """Charts of the evaluations that an artifact of training holds; none where it holds none. Raises DataError."""
+    if not any(record.path == EVALUATIONS for record in artifact.files):
+        return []
+    return from_evaluations(read_evaluations(artifact.read(EVALUATIONS), artifact.store.uri(EVALUATIONS)), of)
+
+
+def _variant(rows: Sequence[EvaluationRow], variant: str, metric: str) -> Series:
+    values = {row.step: row.value for row in rows if (row.variant, row.metric) == (variant, metric)}
+    return Series(name=variant_label(variant), points=_sorted(values))
+
+
+def _sorted(values: Mapping[int, float]) -> list[tuple[float, float]]:
+    return [(float(step), values[step]) for step in sorted(values)]
 
 
 def from_metrics(rows: Sequence[Row]) -> list[Curve]:

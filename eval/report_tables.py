@@ -34,6 +34,8 @@ class Cell(NamedTuple):
     text: str
     best: bool = False
     code: bool = False
+    tone: str = ""  # good, bad or neutral: the page colours it
+    heat: float | None = None  # 0 to 1: the page shades it
 
 
 class Table(NamedTuple):

@@ -18,12 +18,13 @@ from jobs.index import index
 from jobs.pipeline import pipeline_command
 from jobs.prepare import prepare
 from jobs.pretrain import pretrain
+from jobs.report import report
 from jobs.search import search
 from jobs.status import status
 from jobs.verify import verify
 
 VERBS = (
-    *(pipeline_command, generate, prepare, pretrain, embed, calibrate, index, search, evaluate, curve, ablate),
+    *(pipeline_command, generate, prepare, pretrain, embed, calibrate, index, search, evaluate, curve, report, ablate),
     *(status, verify, gc, export, doctor_command, fetch_data, bench),
 )
 

@@ -8,8 +8,9 @@ import typer
 
 from ccp_ray.artifact import Artifact
 from ccp_ray.config import load_config
-from eval.curve import CurveConfig, read_rows
+from eval.curve import CurveConfig
 from eval.curve import curve as evaluate_run
+from eval.report_curves import EVALUATIONS, read_evaluations
 from jobs.command import Address, AsJson, ConfigFiles, Output, Overrides, headline, main, print_json, reported, run
 from jobs.evaluate import Benchmarks, Data
 
@@ -43,9 +44,9 @@ def show_curve(artifact: Artifact, as_json: bool) -> None:
     if as_json:
         print_json(headline(artifact))
         return
-    for row in read_rows(artifact):
-        name = f"{row['benchmark']}, {row['variant']}, {row['metric']}"
-        print(f"step {row['step']:>8,}  {name:<40} {100 * row['value']:.1f}")
+    for row in read_evaluations(artifact.read(EVALUATIONS), artifact.store.uri(EVALUATIONS)):
+        name = f"{row.benchmark}, {row.variant}, {row.metric}"
+        print(f"step {row.step:>8,}  {name:<40} {100 * row.value:.1f}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from eval.evaluate import RESULTS
 from eval.projection import project
 from eval.protocol import VARIANTS, Vectors
 from eval.report import ReportData, from_metrics, write_report
+from eval.report_curves import curves_of
 
 _POINTS = 200
 _TRAINED = {"raw": "trained", "shift": "+ shift", "scale": "+ scale", "rotate": "+ rotate"}
@@ -77,7 +78,7 @@ def _report_data(
         "headline": _headline(tables, results),
         "retrieval": tables,
         "context": _context(results) if "context" in results["after"] else None,
-        "curves": from_metrics(_metrics(made["encoder"])),
+        "curves": from_metrics(_metrics(made["encoder"])) + (curves_of(made["curve"]) if "curve" in made else []),
         "healthy": not problems,
         "verdict": "; ".join(problems) or "No collapse, divergence or staleness shortcut was seen.",
         "projections": _projections(made),

@@ -18,8 +18,9 @@ from ccp_ray.checkpoints import checkpoint_name
 from ccp_ray.errors import UsageError
 from ccp_ray.pretrain_job import initial_encoder
 from eval import curve as module
-from eval.curve import CurveConfig, curve, read_rows
+from eval.curve import CurveConfig, curve
 from eval.evaluate import RESULTS, evaluate
+from eval.report_curves import EVALUATIONS, curves_of, read_evaluations
 
 pytestmark = pytest.mark.timeout(600)
 EVERY = CurveConfig(every=25, resources={"poll_s": 0.05})
@@ -61,7 +62,8 @@ def test_the_end_is_the_evaluation_of_the_encoder(
     expected = json.loads(whole.read(RESULTS))["benchmarks"]["translations"]["variants"]
     for variant, score in expected.items():
         assert measured.summary["last"]["translations"][variant] == pytest.approx(score["macro"], abs=1e-6)
-    assert {row["step"] for row in read_rows(measured)} == set(STEPS)
+    assert {row.step for row in read_evaluations(measured.read(EVALUATIONS), "curve")} == set(STEPS)
+    assert [series.name for series in curves_of(measured)[0].series][:2] == ["raw", "shift"]
     assert verify_artifact(measured) == []
 
 
@@ -101,7 +103,7 @@ def test_a_run_that_goes_on_is_followed_to_its_end(
     finished.start()
     followed = curve(str(run), ["translations"], sentences, str(tmp_path / "c"), EVERY, follow=True)
     finished.join()
-    assert read_rows(followed) == read_rows(measured)
+    assert followed.read(EVALUATIONS) == measured.read(EVALUATIONS)
 
 
 def _finish(trained: Artifact, run: Path) -> None:
@@ -119,7 +121,7 @@ def test_unfinished_and_not_followed_keeps_its_work_and_goes_on(
     evaluated.clear()
     rest = curve(str(run), ["translations"], sentences, str(tmp_path / "c"), EVERY)
     assert evaluated == [checkpoint_name(30)]
-    assert read_rows(rest) == read_rows(measured)
+    assert rest.read(EVALUATIONS) == measured.read(EVALUATIONS)
 
 
 def test_what_the_run_does_not_keep_is_said(
