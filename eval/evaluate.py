@@ -52,7 +52,7 @@ from ccp_ray.model_source import model_reference
 from eval.context import ContextConfig, load_context
 from eval.exact import Similarity
 from eval.kept_embeddings import Encoding, Keeper
-from eval.loading import AnyBenchmark, Load, Loaded, collection_fingerprints, is_ranked, languages_of, load_all
+from eval.loading import AnyBenchmark, Load, Loaded, is_ranked, languages_of, load_all
 from eval.protocol import Benchmark, Vectors, to_json_lines
 from eval.ranked import RankedBenchmark
 from eval.ranked_runs import Answers, Asking, write_runs
@@ -115,7 +115,7 @@ def evaluate(
     if calibration is not None:
         inputs.append(open_artifact(calibration, "calibration").ref("calibration"))
         _check_encoders(calibration, inputs, loaded)
-    target = open_output(output, Request(kind="evaluation", config=_semantic(config, loaded), inputs=inputs))
+    target = open_output(output, Request(kind="evaluation", config=settings_of(config, loaded), inputs=inputs))
     if isinstance(target, Artifact):
         return target
     started = time.monotonic()
@@ -145,9 +145,11 @@ def evaluate(
     return artifact
 
 
-def load_any(benchmarks: Sequence[str], data: str | Mapping[str, str], config: EvaluateConfig) -> Loaded:
-    """Benchmarks of both kinds. Raises UsageError or DataError for unknown names and unusable data."""
-    return load_all(benchmarks, data, {name: _loader(name, config) for name in BENCHMARKS})
+def load_any(
+    benchmarks: Sequence[str], data: str | Mapping[str, str], config: EvaluateConfig, collections: bool = True
+) -> Loaded:
+    """Benchmarks of both kinds (`eval.loading.load_all`)."""
+    return load_all(benchmarks, data, {name: _loader(name, config) for name in BENCHMARKS}, collections)
 
 
 def load_benchmarks(
@@ -164,6 +166,15 @@ def results_json(results: Mapping[str, Any], missing: Sequence[str] = ()) -> byt
     """results.json."""
     body = {"benchmarks": results} | ({"missing": list(missing)} if missing else {})
     return json.dumps(body, indent=1, ensure_ascii=False, sort_keys=True).encode()
+
+
+def settings_of(config: EvaluateConfig, loaded: Loaded, encoded: bool = True) -> dict[str, Any]:
+    """What decides the result, without the settings of what does not run. encoded: whether anything is embedded."""
+    without = {key: {"resources": True} for key in ("embed", "calibration", "questions", "passages")}
+    values = config.model_dump(mode="json", exclude=without)
+    unused = {name for name in BENCHMARKS if name not in loaded.benchmarks}
+    unused |= set(() if encoded and loaded.ranked() else _RANKED) | set(() if encoded and loaded.texts() else _TEXTS)
+    return {key: value for key, value in values.items() if key not in unused}
 
 
 def _loader(name: str, config: EvaluateConfig) -> Load:
@@ -217,9 +228,7 @@ def _inputs(encoder: str, query_encoder: str | None, loaded: Loaded, texts: Mapp
         inputs.append(model_reference("query_encoder", query_encoder))
     for name, benchmark in loaded.benchmarks.items():
         content = {"key": benchmark.key()}
-        if is_ranked(benchmark):
-            content |= collection_fingerprints(benchmark)
-        else:
+        if name in texts:
             content["texts"] = hashlib.sha256(texts[name]).hexdigest()
         inputs.append(loaded.reference(name, content))
     return inputs
@@ -252,13 +261,3 @@ def _check_encoders(calibration: str, inputs: Sequence[InputRef], loaded: Loaded
     fitted = open_artifact(calibration, "calibration").summary.get("encoder")
     if fitted is not None and fitted != encoders[0]:
         raise DataError(f"{calibration}: fitted on another encoder's embeddings; calibrate on this one's")
-
-
-def _semantic(config: EvaluateConfig, loaded: Loaded) -> dict[str, Any]:
-    """What decides the result; the settings of what does not run are left out."""
-    resources = {"resources": True}
-    without = dict.fromkeys(("embed", "calibration", "questions", "passages"), resources)
-    values = config.model_dump(mode="json", exclude=without)
-    unused = {name for name in BENCHMARKS if name not in loaded.benchmarks}
-    unused |= set(() if loaded.ranked() else _RANKED) | set(() if loaded.texts() else _TEXTS)
-    return {key: value for key, value in values.items() if key not in unused}

@@ -37,6 +37,25 @@ Similarity = Literal["cosine", "dot"]
 _WAITING = 1 << 16  # hits that wait to be merged, at least
 
 
+UNNAMED = "und"
+"""The language that rows have whose file names none (`ccp_ray.records`)."""
+
+
+class Space(NamedTuple):
+    """How vectors are compared. unnamed: the language of rows that name none, for the calibration."""
+
+    calibration: Calibration | None = None
+    similarity: Similarity = "cosine"
+    unnamed: str = UNNAMED
+
+    def languages(self, table: pa.Table) -> list[str]:
+        """Of a table's rows."""
+        return [self.unnamed if lang == UNNAMED else str(lang) for lang in table.column("lang").to_pylist()]
+
+
+_COSINE = Space()
+
+
 class Asked(NamedTuple):
     """One variant: the calibration's steps, and the queries [Q, D] as they are after all of them."""
 
@@ -44,23 +63,17 @@ class Asked(NamedTuple):
     queries_QD: FloatArray
 
 
-def placed(
-    vectors_ND: FloatArray,
-    languages: Sequence[str],
-    steps: tuple[Step, ...],
-    calibration: Calibration | None,
-    similarity: Similarity = "cosine",
-) -> FloatArray:
+def placed(vectors_ND: FloatArray, languages: Sequence[str], steps: tuple[Step, ...], space: Space) -> FloatArray:
     """Vectors of a variant, each row in its own language. Raises DataError for a language that is not calibrated."""
     if not steps:
-        return unit(vectors_ND) if similarity == "cosine" else np.ascontiguousarray(vectors_ND, dtype=np.float32)
-    if calibration is None:
+        return unit(vectors_ND) if space.similarity == "cosine" else np.ascontiguousarray(vectors_ND, dtype=np.float32)
+    if space.calibration is None:
         raise UsageError(f"{steps[-1]}: there is no calibration")
     languages_N = np.array(languages, dtype=object)
     out_ND = np.empty(np.shape(vectors_ND), dtype=np.float32)
     for lang in sorted(set(languages)):
         rows_N = languages_N == lang
-        out_ND[rows_N] = calibration.apply(vectors_ND[rows_N], lang, steps)
+        out_ND[rows_N] = space.calibration.apply(vectors_ND[rows_N], lang, steps)
     return out_ND
 
 
@@ -68,8 +81,7 @@ def exact_search(
     embeddings: Embeddings,
     asked: Mapping[str, Asked],
     k: int,
-    calibration: Calibration | None = None,
-    similarity: Similarity = "cosine",
+    space: Space = _COSINE,
 ) -> dict[str, pa.Table]:
     """The k best rows of each query, by variant: the columns of `ccp_ray.ranking.RANKED`, by query and best first.
 
@@ -78,30 +90,25 @@ def exact_search(
     """
     found = {name: Best(len(one.queries_QD), k) for name, one in asked.items()}
     for number in range(len(embeddings.pieces)):
-        for name, part in search_piece(embeddings, number, asked, k, calibration, similarity):
+        for name, part in search_piece(embeddings, number, asked, k, space):
             found[name].add(part)
     return {name: kept.table() for name, kept in found.items()}
 
 
 def search_piece(
-    embeddings: Embeddings,
-    number: int,
-    asked: Mapping[str, Asked],
-    k: int,
-    calibration: Calibration | None = None,
-    similarity: Similarity = "cosine",
+    embeddings: Embeddings, number: int, asked: Mapping[str, Asked], k: int, space: Space = _COSINE
 ) -> Iterator[tuple[str, pa.Table]]:
     """(variant, its k best rows of one piece in no order); the piece is read once."""
     _check(embeddings, asked, k)
     vectors_ND, table = embeddings.read(embeddings.pieces[number])
-    languages = table.column("lang").to_pylist()
+    row_languages = space.languages(table)
     for steps, names in _by_rows(asked).items():
-        unit_length = bool(steps) or similarity == "cosine"
-        rows_ND = placed(vectors_ND, languages, steps, calibration, similarity)
-        shard = Shard.of(number, rows_ND, table, unit=unit_length)
+        rows_ND = placed(vectors_ND, row_languages, steps, space)
+        named = table.set_column(1, "lang", pa.array(row_languages, pa.string()))
+        shard = Shard.of(number, rows_ND, named, unit=bool(steps) or space.similarity == "cosine")
         del rows_ND  # FAISS has its own copy
         for name in names:
-            yield name, _candidates(shard, asked[name], k, calibration, sorted(set(languages)))
+            yield name, _candidates(shard, asked[name], k, space.calibration)
 
 
 def _by_rows(asked: Mapping[str, Asked]) -> dict[tuple[Step, ...], list[str]]:
@@ -112,15 +119,13 @@ def _by_rows(asked: Mapping[str, Asked]) -> dict[tuple[Step, ...], list[str]]:
     return groups
 
 
-def _candidates(
-    shard: Shard, asked: Asked, k: int, calibration: Calibration | None, languages: Sequence[str]
-) -> pa.Table:
+def _candidates(shard: Shard, asked: Asked, k: int, calibration: Calibration | None) -> pa.Table:
     if "rotate" not in asked.steps or calibration is None:
         return shard.ranked(shard.candidates(asked.queries_QD, k))
     parts = []
-    for lang in languages:
+    for lang in sorted(shard.languages):
         back_QD = np.ascontiguousarray(asked.queries_QD @ calibration.parameters(lang)[2].T)
-        parts.append(shard.ranked(shard.candidates(back_QD, k, lang if len(languages) > 1 else None)))
+        parts.append(shard.ranked(shard.candidates(back_QD, k, lang)))
     return pa.concat_tables(parts)
 
 

@@ -27,7 +27,7 @@ from ccp_ray.pieces import run_pieces
 from ccp_ray.ranking import RANKED
 from ccp_ray.session import ray_session
 from ccp_ray.storage import open_store
-from eval.exact import Asked, Best, Similarity, exact_search, search_piece
+from eval.exact import UNNAMED, Asked, Best, Similarity, Space, exact_search, search_piece
 
 
 class Search(NamedTuple):
@@ -39,6 +39,7 @@ class Search(NamedTuple):
     k: int
     calibration: str | None
     similarity: Similarity
+    unnamed: str = UNNAMED
 
     @property
     def folder(self) -> str:
@@ -49,8 +50,8 @@ def run_search(target: Output, search: Search) -> dict[str, pa.Table]:
     """The k best rows of each query, by variant, as `exact_search` has them; the same to the bit."""
     embeddings = Embeddings.open(search.embeddings)
     if len(embeddings.pieces) == 1:
-        calibration = Calibration.open(search.calibration) if search.calibration else None
-        return exact_search(embeddings, search.asked, search.k, calibration, search.similarity)
+        space = _space(search.calibration, search.similarity, search.unnamed)
+        return exact_search(embeddings, search.asked, search.k, space)
     target.store.write(f"{search.folder}/queries.safetensors", _packed(search.asked))
     with ray_session():
         entries = run_pieces(target, search.name, _plan(target, embeddings, search), _search_piece)
@@ -59,6 +60,10 @@ def run_search(target: Output, search: Search) -> dict[str, pa.Table]:
         for name, part in _read(target, entry):
             found[name].add(part)
     return {name: kept.table() for name, kept in found.items()}
+
+
+def _space(calibration: str | None, similarity: Similarity, unnamed: str) -> Space:
+    return Space(Calibration.open(calibration) if calibration else None, similarity, unnamed)
 
 
 def _packed(asked: Mapping[str, Asked]) -> bytes:
@@ -72,8 +77,7 @@ def _plan(target: Output, embeddings: Embeddings, search: Search) -> dict[str, A
         "embeddings": search.embeddings,
         "steps": {name: list(one.steps) for name, one in search.asked.items()},
         "k": search.k,
-        "calibration": search.calibration,
-        "similarity": search.similarity,
+        "space": (search.calibration, search.similarity, search.unnamed),
     }
     return {f"{number:05d}": job | {"number": number} for number in range(len(embeddings.pieces))}
 
@@ -82,10 +86,9 @@ def _search_piece(name: str, job: dict[str, Any]) -> Entry:
     store = open_store(job["output"])
     queries = load(store.read(f"{job['folder']}/queries.safetensors"))
     asked = {variant: Asked(tuple(steps), queries[variant]) for variant, steps in job["steps"].items()}
-    calibration = Calibration.open(job["calibration"]) if job["calibration"] else None
-    embeddings = Embeddings.open(job["embeddings"])
+    space, embeddings = _space(*job["space"]), Embeddings.open(job["embeddings"])
     parts = []
-    for variant, part in search_piece(embeddings, job["number"], asked, job["k"], calibration, job["similarity"]):
+    for variant, part in search_piece(embeddings, job["number"], asked, job["k"], space):
         parts.append(part.append_column("variant", pa.array([variant] * len(part), pa.string())))
     table, data = pa.concat_tables(parts), io.BytesIO()
     pq.write_table(table, data, compression="zstd")

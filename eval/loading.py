@@ -24,11 +24,14 @@ Load = Callable[[str], AnyBenchmark]
 
 
 class Loaded(NamedTuple):
-    """Benchmarks by name, where their data lie, the digests of their code (plug-ins only), and names without data."""
+    """Benchmarks by name, where their data lie, and what these are known by; `missing` are names without data.
+
+    content: digests by what they are of: the collections of those that rank one, the code of a plug-in.
+    """
 
     benchmarks: dict[str, AnyBenchmark]
     places: dict[str, str]
-    code: dict[str, str]
+    content: dict[str, dict[str, str]]
     missing: list[str]
 
     def texts(self) -> dict[str, Benchmark]:
@@ -41,7 +44,7 @@ class Loaded(NamedTuple):
 
     def reference(self, name: str, content: Mapping[str, str]) -> InputRef:
         """The data as they are used: the same content has one fingerprint wherever it lies."""
-        made_of = {**content, **({"code": self.code[name]} if name in self.code else {})}
+        made_of = {**self.content[name], **content}
         return InputRef(role=f"data.{name}", uri=absolute_uri(self.places[name]), fingerprint=digest_json(made_of))
 
 
@@ -50,19 +53,25 @@ def is_ranked(benchmark: AnyBenchmark) -> TypeGuard[RankedBenchmark]:
     return hasattr(benchmark, "collections")
 
 
-def load_all(names: Sequence[str], data: str | Mapping[str, str], known: Mapping[str, Load]) -> Loaded:
+def load_all(
+    names: Sequence[str], data: str | Mapping[str, str], known: Mapping[str, Load], collections: bool = True
+) -> Loaded:
     """Load benchmarks by name or file; `known` loads the built-in ones, which come first and in its order.
+
+    collections: whether those that rank a collection must have it; scoring a run needs none.
 
     Raises UsageError for unknown names and where no data are there for any, DataError for broken data.
     """
     loads = _loads(names, known)
     places = _places(loads, data)
-    loaded = Loaded({}, {}, {plugin_name(name): plugin_digest(name) for name in names if is_plugin(name)}, [])
+    code = {plugin_name(name): {"code": plugin_digest(name)} for name in names if is_plugin(name)}
+    loaded = Loaded({}, {}, {}, [])
     failures: list[UsageError] = []
     for name, load in loads.items():
-        found = _tried(load, places[name])
+        found = _tried(load, places[name], collections)
         if not isinstance(found, UsageError):
-            loaded.benchmarks[name], loaded.places[name] = found, places[name]
+            loaded.benchmarks[name], loaded.places[name] = found[0], places[name]
+            loaded.content[name] = found[1] | code.get(name, {})
         elif isinstance(data, str) and len(loads) > 1:
             loaded.missing.append(name)
             failures.append(found)
@@ -75,11 +84,18 @@ def load_all(names: Sequence[str], data: str | Mapping[str, str], known: Mapping
     return loaded
 
 
-def _tried(load: Load, place: str) -> AnyBenchmark | UsageError:
+def _tried(load: Load, place: str, collections: bool) -> tuple[AnyBenchmark, dict[str, str]] | UsageError:
+    """A benchmark and the digests of its collections, or why it cannot run."""
     try:
-        return load(place)
+        benchmark = load(place)
+        return benchmark, _fingerprints(benchmark) if collections and is_ranked(benchmark) else {}
     except UsageError as error:
         return error
+
+
+def _fingerprints(benchmark: RankedBenchmark) -> dict[str, str]:
+    """Of each collection. Raises UsageError for one that is not there."""
+    return {f"collection.{one.name}": texts_reference(one.uri).fingerprint for one in benchmark.collections()}
 
 
 def _loads(names: Sequence[str], known: Mapping[str, Load]) -> dict[str, Load]:
@@ -116,8 +132,3 @@ def languages_of(benchmark: AnyBenchmark) -> set[str]:
     if is_ranked(benchmark):
         return {question.lang for question in benchmark.questions()}
     return {text.lang for text in benchmark.texts()}
-
-
-def collection_fingerprints(benchmark: RankedBenchmark) -> dict[str, str]:
-    """Of each collection. Raises UsageError for one that is not there."""
-    return {f"collection.{one.name}": texts_reference(one.uri).fingerprint for one in benchmark.collections()}

@@ -3,10 +3,11 @@
     questions ─┐  embed ──► vectors by (id, language) ──► calibrated ─┐
     collection ┴─ embed ──► pieces ───────────────────────────────────┴─► exact search ──► Run ──► score
 
-A collection that several benchmarks share is embedded once, searched once for the questions and the variants of all.
-Scores of hits are rounded to the six decimals that a TREC file has, so that a run file scored elsewhere, or by `--run`,
-has the same ties. Memory: vectors of the questions, one piece of a collection, and the hits (questions x depth, with
-texts where a benchmark scores them: each text once).
+A collection that several benchmarks share is embedded once, and searched once for the questions and variants of all.
+Its rows that name no language are of the one that the collection is named for (Mr.TyDi's and XOR-Retrieve's files name
+none). Scores of hits are rounded to the six decimals that a TREC file has, so that a run file scored elsewhere, or by
+`--run`, has the same ties. Memory: vectors of the questions, one piece of a collection, and the hits (questions x
+depth, with texts where a benchmark scores them: each text once).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ccp_ray.errors import DataError
 from ccp_ray.ledger import FileRecord, put_bytes, put_file
 from ccp_ray.ranking import places
 from ccp_ray.run_files import write_trec
-from eval.exact import Asked, Similarity, placed, texts_of
+from eval.exact import UNNAMED, Asked, Similarity, Space, placed, texts_of
 from eval.exact_job import Search, run_search
 from eval.kept_embeddings import Encoding, Keeper
 from eval.loading import question_text
@@ -107,8 +108,8 @@ class Answers:
         depth = max((benchmark.depth for benchmark, _ in asking), default=1)
         asked = {variant: self._asked(variant, texts, vectors) for variant in self.variants}
         how = self._how
-        search = Search(f"search-{number:02d}", embedded.uri, asked, depth, how.calibration, how.similarity)
-        hits = run_search(self._target, search)
+        name, space = f"search-{number:02d}", (how.calibration, how.similarity, collection.name)
+        hits = run_search(self._target, Search(name, embedded.uri, asked, depth, *space))
         if any(benchmark.needs_text for benchmark, _ in asking):
             hits = _with_texts(embeddings, hits)
         self._hits[uri], self.passages[uri] = hits, embeddings.rows
@@ -118,12 +119,13 @@ class Answers:
         steps = VARIANTS[variant]
         rows_QD = np.concatenate([vectors.get([text.id], text.lang) for text in texts])
         languages = [text.lang for text in texts]
-        return Asked(steps, placed(rows_QD, languages, steps, self.calibration, self._how.similarity))
+        return Asked(steps, placed(rows_QD, languages, steps, Space(self.calibration, self._how.similarity)))
 
     def _check(self, collection: Collection, embeddings: Embeddings) -> None:
         if self.calibration is None:
             return
-        lacking = sorted(set(embeddings.languages) - set(self.calibration.languages))
+        languages = {collection.name if lang == UNNAMED else lang for lang in embeddings.languages}
+        lacking = sorted(languages - set(self.calibration.languages))
         if lacking:
             raise DataError(
                 f"{collection.uri}: passages in {', '.join(lacking)}, which the calibration {self._how.calibration} "

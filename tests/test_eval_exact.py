@@ -17,7 +17,7 @@ from ccp_ray.artifact import Artifact, Output, Request, open_output
 from ccp_ray.calibration import Calibration
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import DataError, UsageError
-from eval.exact import Asked, Best, exact_search, placed, texts_of
+from eval.exact import Asked, Best, Space, exact_search, placed, texts_of
 from eval.exact_job import Search, run_search
 from eval.protocol import VARIANTS
 
@@ -54,7 +54,7 @@ def written(folder: Path, vectors: np.ndarray, rows: Sequence[tuple[str, str, st
 
 
 def variants(queries: np.ndarray, languages: Sequence[str], fitted: Calibration) -> dict[str, Asked]:
-    return {name: Asked(steps, placed(queries, languages, steps, fitted)) for name, steps in VARIANTS.items()}
+    return {name: Asked(steps, placed(queries, languages, steps, Space(fitted))) for name, steps in VARIANTS.items()}
 
 
 def brute_force(queries: np.ndarray, vectors: np.ndarray, rows: Sequence[tuple[str, str, str]], k: int) -> list:
@@ -86,11 +86,11 @@ def test_the_hits_are_those_of_brute_force(tmp_path_factory, cuts, k, copies, se
     queries = np.random.default_rng(seed + 100).normal(size=(5, D)).astype(np.float32)
     languages, fitted = ["en", "de", "sw", "en", "de"], calibration()
     asked = variants(queries, languages, fitted)
-    whole = exact_search(written(folder / "whole", vectors, rows, []), asked, k, fitted)
-    cut = exact_search(written(folder / "cut", vectors, rows, cuts), asked, k, fitted)
+    whole = exact_search(written(folder / "whole", vectors, rows, []), asked, k, Space(fitted))
+    cut = exact_search(written(folder / "cut", vectors, rows, cuts), asked, k, Space(fitted))
     row_languages = [row[1] for row in rows]
     for name, steps in VARIANTS.items():
-        as_placed = placed(vectors, row_languages, steps, fitted)
+        as_placed = placed(vectors, row_languages, steps, Space(fitted))
         expected = brute_force(asked[name].queries_QD, as_placed, rows, k)
         found = listed(cut[name], 5)
         assert found == listed(whole[name], 5)  # bit for bit
@@ -104,9 +104,10 @@ def test_the_hits_are_those_of_brute_force(tmp_path_factory, cuts, k, copies, se
 def test_dot_takes_raw_vectors_as_they_are(tmp_path):
     vectors, rows = collection(40)
     vectors *= np.arange(1, 41, dtype=np.float32)[:, None]
+    dot = Space(similarity="dot")
     queries = 3 * np.random.default_rng(1).normal(size=(4, D)).astype(np.float32)
-    asked = {"raw": Asked((), placed(queries, ["en"] * 4, (), None, "dot"))}
-    found = exact_search(written(tmp_path / "e", vectors, rows, [13, 14]), asked, 7, None, "dot")
+    asked = {"raw": Asked((), placed(queries, ["en"] * 4, (), dot))}
+    found = exact_search(written(tmp_path / "e", vectors, rows, [13, 14]), asked, 7, dot)
     assert listed(found["raw"], 4) == brute_force(queries, vectors, rows, 7)
     cosine = exact_search(written(tmp_path / "e", vectors, rows, [13, 14]), asked, 7)
     assert listed(cosine["raw"], 4) != listed(found["raw"], 4)
@@ -118,7 +119,7 @@ def test_a_piece_is_read_once_for_all_variants(tmp_path, monkeypatch):
     read: list[str] = []
     whole = Embeddings.read
     monkeypatch.setattr(Embeddings, "read", lambda self, piece: read.append(piece.name) or whole(self, piece))
-    exact_search(embeddings, variants(vectors[:3], ["en"] * 3, calibration()), 5, calibration())
+    exact_search(embeddings, variants(vectors[:3], ["en"] * 3, calibration()), 5, Space(calibration()))
     assert read == [piece.name for piece in embeddings.pieces]
 
 
@@ -133,7 +134,7 @@ def test_the_job_finds_the_same_and_continues(tmp_path, ray_local, monkeypatch):
     target = open_output(str(tmp_path / "out"), Request(kind="evaluation", config={}))
     assert isinstance(target, Output)
     assert not isinstance(target, Artifact)
-    expected = exact_search(embeddings, asked, 25, calibration())
+    expected = exact_search(embeddings, asked, 25, Space(calibration()))
     first = run_search(target, search)
     assert all(first[name].equals(expected[name]) for name in VARIANTS)
     monkeypatch.setattr("ray.data.from_items", lambda *_, **__: pytest.fail("searched again"))
@@ -177,6 +178,16 @@ def test_best_keeps_what_sorting_all_would(parts):
         assert kept.table().equals(ranking.best([ranking.RANKED.empty_table(), *tables], 4).combine_chunks())
 
 
+def test_rows_that_name_no_language_are_of_the_one_that_is_said(tmp_path):
+    vectors, rows = collection(30)
+    asked = variants(vectors[:3], ["en"] * 3, calibration())
+    named, unnamed = ([(row[0], lang, row[2]) for row in rows] for lang in ("sw", "und"))
+    expected = exact_search(written(tmp_path / "a", vectors, named, [9]), asked, 5, Space(calibration()))
+    space = Space(calibration(), unnamed="sw")
+    found = exact_search(written(tmp_path / "b", vectors, unnamed, [9]), asked, 5, space)
+    assert all(found[name].equals(expected[name]) for name in VARIANTS)
+
+
 def test_texts_of_hits(tmp_path):
     vectors, rows = collection(25)
     embeddings = written(tmp_path / "e", vectors, rows, [7, 19])
@@ -194,4 +205,4 @@ def test_wrong_use_is_explained(tmp_path):
         exact_search(embeddings, {"shift": Asked(("shift",), np.ones((1, D), np.float32))}, 3)
     only = Calibration("en", {"en": calibration().parameters("en")})
     with pytest.raises(DataError, match="no language 'de'"):
-        exact_search(embeddings, {"shift": Asked(("shift",), np.ones((1, D), np.float32))}, 3, only)
+        exact_search(embeddings, {"shift": Asked(("shift",), np.ones((1, D), np.float32))}, 3, Space(only))
