@@ -13,16 +13,18 @@ scores tie, what is scored is trec_eval's order and not ours.)
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from ccp_ray.errors import DataError, UsageError
 from ccp_ray.storage import open_store, read_uri, split_uri
 from eval.ranked import Hit, Run
-from eval.text_lines import PACKED, numbered_lines
+from eval.text_lines import PACKED, all_lines
 
 _COLUMNS = 6
 RUN_ENDINGS = (".trec", ".run", ".txt", ".tsv")
@@ -31,9 +33,11 @@ RUN_ENDINGS = (".trec", ".run", ".txt", ".tsv")
 def trec_order(hits: Iterable[Hit]) -> list[Hit]:
     """Hits as trec_eval ranks them: by score in single precision, ties by the larger id first."""
     some = list(hits)
-    singles = np.array([hit.score for hit in some], dtype=np.float32).tolist()
+    single_N = np.array([hit.score for hit in some], dtype=np.float32)
+    if bool((single_N[:-1] > single_N[1:]).all()):
+        return some
     # Code points order as UTF-8 bytes do, so comparing str is strcmp of the files' bytes.
-    keys = sorted(zip(singles, [hit.id for hit in some], range(len(some)), strict=True), reverse=True)
+    keys = sorted(zip(single_N.tolist(), [hit.id for hit in some], range(len(some)), strict=True), reverse=True)
     return [some[place] for _, _, place in keys]
 
 
@@ -43,21 +47,46 @@ def read_run(uri: str) -> dict[str, list[Hit]]:
     Raises UsageError where there is no such file, DataError naming the line that is no hit, or repeats one.
     """
     _check_ending(uri)
-    scores: dict[str, dict[str, float]] = {}
-    for number, line in numbered_lines(uri):
-        fields = line.split()
-        if len(fields) != _COLUMNS:
+    with _collection_paused():
+        return _parse(uri, all_lines(uri))
+
+
+@contextlib.contextmanager
+def _collection_paused() -> Iterator[None]:
+    """A million small objects, none of them garbage: Python's collector would look at them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _parse(uri: str, lines: Sequence[str]) -> dict[str, list[Hit]]:
+    found: dict[str, dict[str, float]] = {}
+    for number, line in enumerate(lines, 1):
+        row = line.split()
+        if len(row) != _COLUMNS:
+            if not row:
+                continue
             raise DataError(
-                f"{uri}, line {number}: {len(fields)} columns, expected six of a TREC run: qid Q0 docid rank score tag"
+                f"{uri}, line {number}: {len(row)} columns, expected six of a TREC run: qid Q0 docid rank score tag"
             )
-        query, _, doc, _, score, _ = fields
-        hits = scores.setdefault(query, {})
+        query, _, doc, _, score, _ = row
+        hits = found.get(query)
+        if hits is None:
+            hits = found[query] = {}
         if doc in hits:
             raise DataError(f"{uri}, line {number}: document {doc!r} comes twice for question {query!r}")
-        hits[doc] = _score(score, uri, number)
-    if not scores:
+        try:
+            hits[doc] = float(score)
+        except ValueError:
+            raise DataError(f"{uri}, line {number}: score {score!r} is not a number (column 5 of a TREC run)") from None
+    if not found:
         raise DataError(f"{uri}: no hits; expected lines of a TREC run: qid Q0 docid rank score tag")
-    return {query: trec_order(map(Hit, hits, hits.values())) for query, hits in scores.items()}
+    _check_finite(uri, lines, found)
+    return {query: trec_order(map(Hit, hits, hits.values())) for query, hits in found.items()}
 
 
 def _check_ending(uri: str) -> None:
@@ -71,14 +100,11 @@ def _check_ending(uri: str) -> None:
         )
 
 
-def _score(text: str, uri: str, number: int) -> float:
-    try:
-        score = float(text)
-    except ValueError:
-        raise DataError(f"{uri}, line {number}: score {text!r} is not a number (column 5 of a TREC run)") from None
-    if not math.isfinite(score):
-        raise DataError(f"{uri}, line {number}: score {text!r} is not finite")
-    return score
+def _check_finite(uri: str, lines: Sequence[str], found: Mapping[str, Mapping[str, float]]) -> None:
+    if not all(math.isfinite(sum(hits.values())) for hits in found.values()):
+        for number, row in enumerate(map(str.split, lines), 1):
+            if row and not math.isfinite(float(row[4])):
+                raise DataError(f"{uri}, line {number}: score {row[4]!r} is not finite")
 
 
 def read_runs(folder: str, languages: Iterable[str]) -> Run:

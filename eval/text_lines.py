@@ -8,7 +8,7 @@ from typing import Any
 
 from ccp_ray.errors import DataError, UsageError
 from ccp_ray.lines import SourceFile, owned_lines, unpacked_lines
-from ccp_ray.storage import split_uri
+from ccp_ray.storage import read_uri, split_uri
 
 PACKED = (".gz", ".zst")
 
@@ -30,6 +30,20 @@ def numbered_lines(uri: str) -> Iterator[tuple[int, str]]:
             raise DataError(f"{uri}, line {number}: not UTF-8 (byte {error.start} of the line)") from None
         if text.strip():
             yield number, text
+
+
+def all_lines(uri: str) -> list[str]:
+    """All lines of a UTF-8 file at once, empty ones too: faster than `numbered_lines`. Raises as that does."""
+    if uri.endswith(PACKED):
+        numbered = list(numbered_lines(uri))
+        lines = [""] * (numbered[-1][0] if numbered else 0)
+        for number, line in numbered:
+            lines[number - 1] = line
+        return lines
+    try:
+        return read_uri(uri).decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        return [line for _, line in numbered_lines(uri)]  # which names the line and raises
 
 
 def json_objects(uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
