@@ -1,8 +1,8 @@
 """Find input files, plan how tasks share them, and fingerprint them.
 
 An input is a file, a folder or a glob, on disk or on `s3://`, or a finished `documents` artifact. Formats go by
-name: JSON lines (`.jsonl`, `.json`, each plain, `.gz` or `.zst`), `.parquet`, and `LANG/ID.txt`, where the
-folder's name is the language and the file's name the document's id.
+name: JSON lines (`.jsonl`, `.json`) and passages (`.tsv`: id, text, title), each plain, `.gz` or `.zst`; `.parquet`;
+and `LANG/ID.txt`, where the folder's name is the language and the file's name the document's id.
 
 The fingerprint is the sha256 over each file's relative name, size, first 64 KiB and last 64 KiB. It is the same on
 disk and on S3 and costs three small requests a file, so a terabyte is checked in seconds; the price is that a
@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import pyarrow as pa
 
@@ -25,8 +26,10 @@ from ccp_ray.records import Split, open_parquet
 from ccp_ray.storage import absolute_uri, open_store, split_uri
 
 SPLIT_BYTES = 64 << 20
-_SUFFIXES = {
+_Format = Literal["jsonl", "tsv", "parquet", "text"]
+_SUFFIXES: dict[str, _Format] = {
     **{f"{name}{pack}": "jsonl" for name in (".jsonl", ".json") for pack in ("", ".gz", ".zst")},
+    **{f".tsv{pack}": "tsv" for pack in ("", ".gz", ".zst")},
     ".parquet": "parquet",
     ".txt": "text",
 }
@@ -73,11 +76,11 @@ def plan_splits(files: Sequence[SourceFile], split_bytes: int = SPLIT_BYTES) -> 
         elif kind == "parquet":
             splits += [Split(format="parquet", files=[file], start=a, end=b) for a, b in _row_groups(file, split_bytes)]
         elif file.name.endswith((".gz", ".zst")):
-            splits.append(Split(format="jsonl", files=[file]))
+            splits.append(Split(format=kind, files=[file]))
         else:
             starts = range(0, file.bytes, split_bytes)
             splits += [
-                Split(format="jsonl", files=[file], start=start, end=min(start + split_bytes, file.bytes))
+                Split(format=kind, files=[file], start=start, end=min(start + split_bytes, file.bytes))
                 for start in starts
             ]
     return splits + ([Split(format="text", files=group)] if group else [])
@@ -122,13 +125,13 @@ def _documents_folder(uri: str) -> str:
     return f"{uri.rstrip('/')}/documents"
 
 
-def _format(uri: str) -> str:
+def _format(uri: str) -> _Format:
     for suffix, kind in _SUFFIXES.items():
         if uri.endswith(suffix):
             return kind
     raise UsageError(
-        f"{uri}: unknown format; expected .jsonl or .json (plain, .gz, .zst), .parquet or LANG/*.txt. "
-        "Name the files with a glob to leave others out"
+        f"{uri}: unknown format; expected .jsonl or .json (plain, .gz, .zst), .parquet or LANG/*.txt, "
+        "or .tsv of passages. Name the files with a glob to leave others out"
     )
 
 

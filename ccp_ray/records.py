@@ -1,16 +1,16 @@
-"""Read rows of JSON lines, parquet and text files as a stream: good rows, and bad rows with a reason.
+"""Read rows of JSON lines, TSV, parquet and text files as a stream: good rows, and bad rows with a reason.
 
-A *split* is what one task reads: a byte range of a plain JSON-lines file, a whole compressed file, a range of
-row groups of a parquet file, or a group of text files. All are read as streams, so memory does not grow with
-the file. A row that cannot be used never ends the run here: it comes out as a `BadRow`, and `check_bad_rows`
-decides when there are too many.
+A *split* is what one task reads: a byte range of a plain file of lines, a whole compressed file, a range of
+row groups of a parquet file, or a group of text files. All are read as streams, so memory does not grow with the
+file. How a line of passages is understood is in `passages`. A row that cannot be used never ends the run here: it
+comes out as a `BadRow`, and `check_bad_rows` decides when there are too many.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, cast
 
 import pyarrow as pa
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from ccp_ray.config import StrictModel
 from ccp_ray.errors import DataError
 from ccp_ray.lines import ROW_LIMIT, RangeReader, SourceFile, owned_lines, unpacked_lines
+from ccp_ray.passages import parse_passage, with_text
 from ccp_ray.storage import split_uri
 
 FREE_BAD_ROWS = 10
@@ -28,12 +29,13 @@ DOCUMENT = ("id", "lang", "text")
 _OPTIONAL = ("title", "split")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*")
 _SAMPLE = 200
+_Parsed = Mapping[str, Any] | str | None
 
 
 class Split(StrictModel):
-    """What one task reads: bytes [start, end) of JSON lines, row groups [start, end) of parquet, or whole files."""
+    """What one task reads: bytes [start, end) of lines, row groups [start, end) of parquet, or whole files."""
 
-    format: Literal["jsonl", "parquet", "text"]
+    format: Literal["jsonl", "tsv", "parquet", "text"]
     files: list[SourceFile]
     start: int = 0
     end: int | None = None
@@ -62,8 +64,8 @@ class BadRow(NamedTuple):
 
 def read_split(split: Split, required: Collection[str] = DOCUMENT) -> Iterator[Record | BadRow]:
     """All rows of a split, in file order. Raises DataError for a file that is damaged as a whole, StoreError."""
-    if split.format == "jsonl":
-        yield from _read_json_lines(split, required)
+    if split.format in ("jsonl", "tsv"):
+        yield from _read_lines(split, required)
     elif split.format == "parquet":
         yield from _read_parquet(split, required)
     else:
@@ -80,8 +82,9 @@ def check_bad_rows(bad: int, total: int, max_share: float, first: BadRow | None)
         )
 
 
-def _read_json_lines(split: Split, required: Collection[str]) -> Iterator[Record | BadRow]:
+def _read_lines(split: Split, required: Collection[str]) -> Iterator[Record | BadRow]:
     file = split.files[0]
+    parse = _parse_json if split.format == "jsonl" else _parse_tabs
     packed = file.name.endswith((".gz", ".zst"))
     end = file.bytes if split.end is None else split.end
     lines = unpacked_lines(file) if packed else owned_lines(file, split.start, end)
@@ -89,27 +92,39 @@ def _read_json_lines(split: Split, required: Collection[str]) -> Iterator[Record
         data = line.data.removeprefix(b"\xef\xbb\xbf") if line.start == 0 else line.data
         if data.strip():
             row = f"byte {line.start}" if split.start else f"line {number}"
-            yield _from_json(data, line.stop - line.start, file.name, row, required)
+            fields = _parse(data, line.stop - line.start, parse)
+            checked = (
+                fields if fields is None or isinstance(fields, str) else _validate(fields, file.name, row, required)
+            )
+            if isinstance(checked, str):
+                sample = data[: 4 * _SAMPLE].decode("utf-8", "replace")[:_SAMPLE].rstrip("\r")
+                yield BadRow(file.name, row, checked, sample)
+            elif checked is not None:
+                yield checked
 
 
-def _from_json(data: bytes, size: int, source: str, row: str, required: Collection[str]) -> Record | BadRow:
-    def bad(reason: str) -> BadRow:
-        return BadRow(source, row, reason, data[: 4 * _SAMPLE].decode("utf-8", "replace")[:_SAMPLE].rstrip("\r"))
-
+def _parse(data: bytes, size: int, parse: Callable[[str], _Parsed]) -> _Parsed:
+    """The fields of a line, what is wrong with it, or None for a line that is no row."""
     if size > ROW_LIMIT + 1:
-        return bad(f"longer than {ROW_LIMIT >> 20} MiB")
+        return f"longer than {ROW_LIMIT >> 20} MiB"
     try:
-        fields = json.loads(data.decode("utf-8"))
+        return parse(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return bad(f"not UTF-8 (byte {error.start} of the line)")
+        return f"not UTF-8 (byte {error.start} of the line)"
+
+
+def _parse_tabs(line: str) -> _Parsed:
+    return parse_passage(line.rstrip("\r"))
+
+
+def _parse_json(line: str) -> _Parsed:
+    try:
+        fields = json.loads(line)
     except json.JSONDecodeError as error:
-        return bad(f"not JSON, expected one object a line ({error.msg} at character {error.pos})")
+        return f"not JSON, expected one object a line ({error.msg} at character {error.pos})"
     except (ValueError, RecursionError) as error:
-        return bad(f"not JSON that can be read ({error})")
-    if not isinstance(fields, dict):
-        return bad(f"a JSON {type(fields).__name__}, expected an object")
-    checked = _validate(fields, source, row, required)
-    return bad(checked) if isinstance(checked, str) else checked
+        return f"not JSON that can be read ({error})"
+    return with_text(fields) if isinstance(fields, dict) else f"a JSON {type(fields).__name__}, expected an object"
 
 
 def _validate(fields: Mapping[str, Any], source: str, row: str, required: Collection[str]) -> Record | str:

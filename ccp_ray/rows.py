@@ -1,4 +1,6 @@
-"""Rows to embed that are not a corpus: JSON lines or parquet with `id` and `text`, taken as they are.
+"""Rows to embed that are not a corpus: JSON lines or parquet with `id` and `text`, taken as they are, and passages.
+
+Passages are read in the formats they are distributed in (`ccp_ray.passages`), so no copy of 18 million has to be made.
 
 A first pass streams the files once, with the reader of `prepare`, into parquet parts of `piece_rows` rows below the
 output (`_rows/`), so that every piece to embed is a fixed range of rows whatever format and size the files had.
@@ -17,6 +19,7 @@ import pyarrow as pa
 from ccp_ray.artifact import InputRef, Output, find_artifact
 from ccp_ray.documents import find_documents, fingerprint, plan_splits
 from ccp_ray.ledger import Entry, FileRecord, put_bytes
+from ccp_ray.passages import joined
 from ccp_ray.pieces import run_pieces
 from ccp_ray.records import BadRow, Record, Split, check_bad_rows, read_split
 from ccp_ray.sentences import Quarantine, table_bytes
@@ -68,8 +71,9 @@ def _import_split(name: str, job: dict[str, Any]) -> Entry:
     parts: list[ImportedPart] = []
     with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
         quarantine = Quarantine(Path(scratch, "quarantine.jsonl"))
-        records = read_split(Split.model_validate_json(job["split"]), _REQUIRED)
-        for rows in _chunks(records, quarantine, job["rows"]):
+        split = Split.model_validate_json(job["split"])
+        titled = split.format == "tsv"
+        for rows in _chunks(read_split(split, _REQUIRED), quarantine, job["rows"], titled):
             parts.append(_write(store, f"{name}-{len(parts):04d}", rows))
         files = quarantine.put(job["output"], f"quarantine/{name}.jsonl")
     info = {
@@ -79,13 +83,17 @@ def _import_split(name: str, job: dict[str, Any]) -> Entry:
     return Entry(rows=sum(part.rows for part in parts), quarantined=quarantine.rows, files=files, info=info)
 
 
-def _chunks(records: Iterator[Record | BadRow], quarantine: Quarantine, size: int) -> Iterator[list[dict[str, str]]]:
+def _chunks(
+    records: Iterator[Record | BadRow], quarantine: Quarantine, size: int, titled: bool
+) -> Iterator[list[dict[str, str]]]:
+    """Rows in lots of `size`. titled: the text to encode begins with the title."""
     rows: list[dict[str, str]] = []
     for record in records:
         if isinstance(record, BadRow):
             quarantine.add(record)
             continue
-        rows.append({"id": record.id, "lang": record.lang, "text": record.text})
+        text = joined(record.title, record.text) if titled else record.text
+        rows.append({"id": record.id, "lang": record.lang, "text": text})
         if len(rows) == size:
             yield rows
             rows = []

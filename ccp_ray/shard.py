@@ -1,4 +1,4 @@
-"""One shard of an index: hashed when it is opened, then mapped, and asked for candidates.
+"""One shard of an index: hashed when it is opened, then mapped, and asked for candidates. Or one of vectors in memory.
 
 Exact shards (flat, fp32 or fp16). FAISS proposes rows by float32 scores, whose last bits depend on how many vectors and
 queries are multiplied at once, so that ties would fall differently with the number of shards. Its proposals are scored
@@ -52,6 +52,7 @@ class Candidates(NamedTuple):
         return Candidates(self.query_n[kept_n], self.score_n[kept_n], self.row_n[kept_n])
 
 
+_ROWS = pa.schema([(name, pa.large_string()) for name in COLUMNS])
 _NONE = Candidates(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0, dtype=np.int64))
 
 
@@ -63,27 +64,41 @@ class _Selection(NamedTuple):
 
 
 class Shard:
-    """Shard `number` of an index artifact. Raises DamagedError where it was altered."""
+    """Rows that can be asked: shard `number` of an index artifact, or one of vectors in memory.
 
-    def __init__(self, artifact: Artifact, number: int) -> None:
-        import faiss
+    exact: scored again in float64. unit: every row has length one.
+    """
 
+    def __init__(self, number: int, index: Any, table: pa.Table, *, exact: bool = True, unit: bool = True) -> None:
+        self.number, self.index, self.exact, self.unit = number, index, exact, unit
+        self._table = table
+        self._selections: dict[str | None, _Selection] = {None: _Selection(index.ntotal, None)}
+
+    @classmethod
+    def open(cls, artifact: Artifact, number: int) -> Shard:
+        """One of an index artifact's, mapped. Raises DamagedError where it was altered."""
+        faiss = _faiss()
         records = {record.path: record for record in artifact.files}
         keys = [artifact.summary["shards"][number][kind] for kind in ("vectors", "table")]
         vectors, rows = (verified_copy(artifact.store, records[key], cache_folder() / "shards") for key in keys)
-        self.number = number
-        self.exact = bool(artifact.summary.get("exact", True))
-        self.unit = artifact.summary.get("metric", "cosine") == "cosine"
-        self.index = faiss.read_index(str(vectors), faiss.IO_FLAG_MMAP_IFC)
-        self._table = _mapped(rows)
-        self._selections: dict[str | None, _Selection] = {None: _Selection(self.index.ntotal, None)}
+        index = faiss.read_index(str(vectors), faiss.IO_FLAG_MMAP_IFC)
         where = artifact.store.uri(keys[0])
-        if self.index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        if index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise DataError(f"{where}: not an index of inner products; build the index again")
         try:
-            set_parameters(self.index, artifact.summary.get("search_parameters", ""))
+            set_parameters(index, artifact.summary.get("search_parameters", ""))
         except UsageError as error:
             raise DataError(f"{where}: {error}; build the index again") from None
+        summary = artifact.summary
+        exact, unit = bool(summary.get("exact", True)), summary.get("metric", "cosine") == "cosine"
+        return cls(number, index, _mapped(rows), exact=exact, unit=unit)
+
+    @classmethod
+    def of(cls, number: int, vectors_ND: NDArray[np.float32], table: pa.Table, *, unit: bool) -> Shard:
+        """An exact one of vectors [N, D] and their rows (id, lang, text). Memory: a copy of the vectors."""
+        index = _faiss().IndexFlatIP(vectors_ND.shape[1])
+        index.add(vectors_ND)
+        return cls(number, index, table.select(list(COLUMNS)).cast(_ROWS).combine_chunks(), unit=unit)
 
     @cached_property
     def languages(self) -> set[str]:
@@ -174,10 +189,9 @@ class Shard:
 
 def _mapped(parquet: Path) -> pa.Table:
     """The rows of a parquet file, mapped; in one chunk, for `take` joins chunks first."""
-    schema = pa.schema([(name, pa.large_string()) for name in COLUMNS])
-    table = pq.read_table(parquet, columns=list(COLUMNS)).cast(schema).combine_chunks()
+    table = pq.read_table(parquet, columns=list(COLUMNS)).cast(_ROWS).combine_chunks()
     with tempfile.NamedTemporaryFile(dir=cache_folder(), prefix="rows-") as file:
-        with pa.ipc.new_file(file, schema) as writer:
+        with pa.ipc.new_file(file, _ROWS) as writer:
             writer.write_table(table)
         file.flush()
         return pa.ipc.open_file(pa.memory_map(file.name)).read_all()  # stays mapped when the name is gone

@@ -27,7 +27,7 @@ class Shards:
 
     def __init__(self, artifact: Artifact, numbers: Iterable[int] | None = None, threads: int | None = None) -> None:
         chosen = range(len(artifact.summary["shards"])) if numbers is None else numbers
-        self._shards = {number: Shard(artifact, number) for number in chosen}
+        self._shards = {number: Shard.open(artifact, number) for number in chosen}
         self._threads = ThreadPoolExecutor(threads or machine_cpus(), "ccp-ray-search", initializer=_one_thread)
 
     @property

@@ -1,17 +1,21 @@
-"""Evaluate an encoder: embed each benchmark's sentences once, score them raw and after each calibration step.
+"""Evaluate an encoder: embed what benchmarks need, each text once; score it raw and after each calibration step.
 
-    texts/BENCHMARK.jsonl.gz     what was embedded: id, lang, text
-    embeddings/                  an embeddings artifact of its own, of all benchmarks at once
+    texts/BENCHMARK.jsonl.gz     sentences that were embedded: id, lang, text (benchmarks that score vectors)
+    questions/BENCHMARK.jsonl.gz the same for questions (benchmarks that score ranked lists)
+    embeddings/, question_embeddings/, passages/NAME/     embeddings artifacts of their own; with a cache they lie there
+    runs/BENCHMARK/VARIANT/LANG.trec   the ranked lists, as trec_eval and `--run` read them
     results.json                 the scores; all accuracies are fractions of 1
 
     {"benchmarks": {NAME: {
-        "n": distinct sentences embedded,
-        "calibration": "corpus" (given) or "benchmark" (fitted on the benchmark's sentences, each language alone),
+        "n": distinct sentences embedded, or questions,
+        "calibration": "corpus" (given), "benchmark" (fitted on the benchmark's sentences, each language alone), "none"
         "scale": {LANG: "pivot" | "accepted" | "rejected" | "unit"},      only where it was fitted here
         "rotation": {LANG: "pivot" | "accepted" | "rejected" | "off"},   the same
         "own": {"scale", "rotation", "variants"},   where a calibration was given: fitted here besides
         "data": {"pairs": {"fr-en": lines}} or {"window": w, "languages": {LANG: {sentences, documents}}},
-        "variants": {"raw" | "shift" | "scale" | "rotate": SCORE}}}}
+        "passages": {COLLECTION: rows}, "similarity": "cosine" | "dot",     of ranked lists
+        "variants": {"raw" | "shift" | "scale" | "rotate": SCORE}}},
+     "missing": [NAME]}             benchmarks without data, only where there are some
 
     SCORE of tatoeba, translations, question_bitext:
                          {"macro": {forward, backward, mean}, "pairs": {"fr-en": {forward, backward, mean}}}; "margin"
@@ -21,6 +25,11 @@
 
 A variant holds all steps up to its name. Forward queries with the first language of the pair. Within one language
 a rotation changes no cosine: for context, "rotate" equals "scale" but for rounding.
+
+Ranked lists without a given calibration are raw alone. One could be fitted without labels on a collection and its
+questions, but where a language's texts are questions on one side and passages on the other, their mean tells these
+apart and not the language; and it would take another pass over millions of vectors. `ccp-ray calibrate` on a corpus, or
+on the embeddings of the collections in the cache, is the way to one.
 """
 
 from __future__ import annotations
@@ -33,7 +42,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ccp_ray.artifact import Artifact, InputRef, Request, digest_json, open_artifact, open_output
+from ccp_ray.artifact import Artifact, InputRef, Output, Request, open_artifact, open_output
 from ccp_ray.calibration import Calibration
 from ccp_ray.calibration_config import CalibrationConfig
 from ccp_ray.config import StrictModel
@@ -41,18 +50,24 @@ from ccp_ray.embed import embed
 from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import DataError, UsageError
-from ccp_ray.ledger import put_bytes
+from ccp_ray.ledger import FileRecord, put_bytes
 from ccp_ray.model_source import model_reference
-from ccp_ray.storage import absolute_uri
 from eval.context import ContextConfig, load_context
-from eval.headline import headline
-from eval.protocol import VARIANTS, Benchmark, Vectors, score_variants, to_json_lines
+from eval.exact import Similarity
+from eval.kept_embeddings import Encoding, Keeper
+from eval.loading import AnyBenchmark, Load, Loaded, is_ranked, languages_of, load_all
+from eval.protocol import Benchmark, Vectors, to_json_lines
 from eval.question_bitext import QuestionBitextConfig, load_question_bitext
+from eval.ranked import RankedBenchmark
+from eval.ranked_runs import Answers, Asking, write_runs
+from eval.scores import ranked_entry, score_benchmark, summary_of
 from eval.tatoeba import TatoebaConfig, load_tatoeba
 from eval.translations import TranslationsConfig, load_translations
 from eval.xquad_r import XquadRConfig, load_xquad_r
 
 RESULTS = "results.json"
+_TEXTS = ("embed", "calibration")
+_RANKED = ("questions", "passages", "similarity")
 
 
 class EvaluateConfig(StrictModel):
@@ -66,10 +81,13 @@ class EvaluateConfig(StrictModel):
     calibration: CalibrationConfig = Field(
         default=CalibrationConfig(), description="fit on the benchmark's sentences, where no calibration is given"
     )
-    embed: EmbedConfig = EmbedConfig(dtype="float32")
+    embed: EmbedConfig = Field(default=EmbedConfig(dtype="float32"), description="sentences")
+    questions: EmbedConfig = Field(default=EmbedConfig(dtype="float32"), description="of benchmarks with collections")
+    passages: EmbedConfig = Field(default=EmbedConfig(), description="of collections")
+    similarity: Similarity = Field(default="cosine", description="of questions and passages; dot: raw vectors' product")
 
 
-_LOADERS: dict[str, Callable[[str, EvaluateConfig], Benchmark]] = {
+_LOADERS: dict[str, Callable[[str, EvaluateConfig], AnyBenchmark]] = {
     "context": lambda data, config: load_context(data, config.context),
     "tatoeba": lambda data, config: load_tatoeba(data, config.tatoeba),
     "translations": lambda data, config: load_translations(data, config.translations),
@@ -86,129 +104,169 @@ def evaluate(
     output: str,
     calibration: str | None = None,
     config: EvaluateConfig | None = None,
+    *,
+    query_encoder: str | None = None,
+    cache: str | None = None,
 ) -> Artifact:
     """Evaluate an encoder folder or artifact. Returns the finished artifact (kind "evaluation").
 
-    `data` is one URI for all benchmarks, or one by benchmark: files for tatoeba and translations, a corpus artifact
-    for context. Raises UsageError or DataError, before anything is embedded, for an unknown benchmark, missing or
-    broken data, and a calibration that lacks a language.
+    `benchmarks`: names, or Python files of one's own (`eval.plugin`). `data` is one URI for all benchmarks, or one by
+    benchmark: files, a corpus artifact for context. `query_encoder` encodes the questions of benchmarks with
+    collections; `cache` keeps embeddings for other evaluations (`eval.kept_embeddings`). Raises UsageError or
+    DataError, before anything is embedded, for an unknown benchmark, missing or broken data, and a calibration that
+    lacks a language.
     """
     config = config or EvaluateConfig()
-    places = _places(benchmarks, data)
-    loaded = load_benchmarks(benchmarks, data, config)
-    given = _open_calibration(calibration, loaded)
-    texts = {name: to_json_lines(benchmark.texts()) for name, benchmark in loaded.items()}
-    inputs = [model_reference("encoder", encoder)]
-    inputs += [_data_reference(benchmark, places[name], texts[name]) for name, benchmark in loaded.items()]
+    loaded = load_any(benchmarks, data, config)
+    given = _open_calibration(calibration, loaded.benchmarks)
+    texts = {name: to_json_lines(benchmark.texts()) for name, benchmark in loaded.texts().items()}
+    inputs = _inputs(encoder, query_encoder, loaded, texts)
     if calibration is not None:
         inputs.append(open_artifact(calibration, "calibration").ref("calibration"))
-    target = open_output(output, Request(kind="evaluation", config=_semantic(config, loaded), inputs=inputs))
+        _check_encoders(calibration, inputs, loaded)
+    target = open_output(output, Request(kind="evaluation", config=settings_of(config, loaded), inputs=inputs))
     if isinstance(target, Artifact):
         return target
     started = time.monotonic()
-    results: dict[str, Any] = {}
     seconds: dict[str, float] = {}
+    results: dict[str, Any] = {}
+    keeper = Keeper(embed, target.store.root, cache)
     with target.unless_refused():
-        files = [put_bytes(target.store, f"texts/{name}.jsonl.gz", texts[name]) for name in loaded]
-        embedded = embed(encoder, target.store.uri("texts"), target.store.uri("embeddings"), config.embed)
-        vectors = Vectors.read(Embeddings.open(embedded.uri))
-        for name, benchmark in loaded.items():
+        files = [put_bytes(target.store, f"texts/{name}.jsonl.gz", texts[name]) for name in texts]
+        encoding = Encoding(inputs[0], config.embed)
+        vectors = _text_vectors(target, keeper, encoding, [record.path for record in files])
+        for name, benchmark in loaded.texts().items():
             scoring = time.monotonic()
             results[name] = score_benchmark(benchmark, vectors.of(benchmark), given, config.calibration)
             seconds[name] = time.monotonic() - scoring
-    body = json.dumps({"benchmarks": results}, indent=1, ensure_ascii=False, sort_keys=True).encode()
-    files.append(put_bytes(target.store, RESULTS, body))
+    # What is embedded of a collection is dear: a refusal from here on leaves it where it is.
+    if loaded.ranked():
+        asking = next((ref for ref in inputs if ref.role == "query_encoder"), inputs[0])
+        how = Asking(
+            Encoding(asking, config.questions), Encoding(inputs[0], config.passages), calibration, config.similarity
+        )
+        files += _score_ranked(target, keeper, loaded.ranked(), how, results, seconds)
+    files.append(put_bytes(target.store, RESULTS, results_json(results, loaded.missing)))
     measured = {"seconds": time.monotonic() - started, "scoring_seconds": seconds}
-    return target.finish(files, _summary(results), measured)
+    summary = summary_of(results) | ({"missing": loaded.missing} if loaded.missing else {})
+    artifact = target.finish(files, summary, measured)
+    _tidy(target)
+    return artifact
+
+
+def load_any(
+    benchmarks: Sequence[str], data: str | Mapping[str, str], config: EvaluateConfig, collections: bool = True
+) -> Loaded:
+    """Benchmarks of both kinds (`eval.loading.load_all`)."""
+    return load_all(benchmarks, data, {name: _loader(name, config) for name in BENCHMARKS}, collections)
 
 
 def load_benchmarks(
     benchmarks: Sequence[str], data: str | Mapping[str, str], config: EvaluateConfig
 ) -> dict[str, Benchmark]:
-    """The benchmarks with their texts. Raises UsageError or DataError for unknown names and unusable data."""
-    return {name: _LOADERS[name](place, config) for name, place in _places(benchmarks, data).items()}
+    """The benchmarks that score vectors, with their texts. Raises UsageError for one that scores ranked lists too."""
+    loaded = load_any(benchmarks, data, config)
+    for name in loaded.ranked():
+        raise UsageError(f"benchmark {name} ranks a collection of passages; only `ccp-ray evaluate` runs it")
+    return loaded.texts()
 
 
-def score_benchmark(
-    benchmark: Benchmark, vectors: Vectors, given: Calibration | None, config: CalibrationConfig
-) -> dict[str, Any]:
-    """One benchmark's entry in results.json, from its vectors alone. `config` is used where none is `given`."""
-    result = {"n": len(benchmark.texts()), "data": benchmark.describe()}
-    if given is None:
-        return result | {"calibration": "benchmark"} | _own(benchmark, vectors, config)
-    result |= {"calibration": "corpus", "variants": score_variants(benchmark, vectors, given)}
-    if benchmark.name != "context":
-        result["own"] = _own(benchmark, vectors, config)
-    return result
+def results_json(results: Mapping[str, Any], missing: Sequence[str] = ()) -> bytes:
+    """results.json."""
+    body = {"benchmarks": results} | ({"missing": list(missing)} if missing else {})
+    return json.dumps(body, indent=1, ensure_ascii=False, sort_keys=True).encode()
 
 
-def _own(benchmark: Benchmark, vectors: Vectors, config: CalibrationConfig) -> dict[str, Any]:
-    """Scores with a calibration fitted on the benchmark's own sentences, each language alone."""
-    calibration = vectors.fit(_own_config(benchmark, config))
-    languages = calibration.summary()["languages"]
-    verdicts = {step: {lang: told[step] for lang, told in languages.items()} for step in ("scale", "rotation")}
-    return {**verdicts, "variants": score_variants(benchmark, vectors, calibration)}
+def settings_of(config: EvaluateConfig, loaded: Loaded, encoded: bool = True) -> dict[str, Any]:
+    """What decides the result, without the settings of what does not run. encoded: whether anything is embedded."""
+    without = {key: {"resources": True} for key in ("embed", "calibration", "questions", "passages")}
+    values = config.model_dump(mode="json", exclude=without)
+    unused = {name for name in BENCHMARKS if name not in loaded.benchmarks}
+    unused |= set(() if encoded and loaded.ranked() else _RANKED) | set(() if encoded and loaded.texts() else _TEXTS)
+    return {key: value for key, value in values.items() if key not in unused}
 
 
-def _own_config(benchmark: Benchmark, config: CalibrationConfig) -> CalibrationConfig:
-    """Context retrieval stays within a language, so a rotation would be learned for nothing."""
-    return config.model_copy(update={"rotate": False}) if benchmark.name == "context" else config
+def _loader(name: str, config: EvaluateConfig) -> Load:
+    return lambda place: _LOADERS[name](place, config)
 
 
-def _places(benchmarks: Sequence[str], data: str | Mapping[str, str]) -> dict[str, str]:
-    """Benchmark -> URI of its data, in the order of BENCHMARKS."""
-    unknown = [name for name in benchmarks if name not in BENCHMARKS]
-    if unknown or not benchmarks:
-        found = f"unknown benchmark {unknown[0]!r}" if unknown else "no benchmark chosen"
-        raise UsageError(f"{found}; known: {', '.join(BENCHMARKS)}")
-    chosen = [name for name in BENCHMARKS if name in benchmarks]
-    if isinstance(data, str):
-        return dict.fromkeys(chosen, data)
-    missing = [name for name in chosen if name not in data]
-    if missing:
-        raise UsageError(f"no data for benchmark {missing[0]!r}; give one URI for all, or one for each benchmark")
-    return {name: data[name] for name in chosen}
+def _text_vectors(target: Output, keeper: Keeper, encoding: Encoding, keys: Sequence[str]) -> Vectors:
+    """Of all sentences: one embeddings artifact, or one a benchmark where they are cached."""
+    sources = (list(keys) if keeper.cached else ["texts"]) if keys else []
+    found = [keeper.embedded(target.store.uri(source), encoding, "embeddings") for source in sources]
+    return Vectors.read(*(Embeddings.open(artifact.uri) for artifact in found))
 
 
-def _open_calibration(uri: str | None, loaded: Mapping[str, Benchmark]) -> Calibration | None:
+def _score_ranked(
+    target: Output,
+    keeper: Keeper,
+    benchmarks: Mapping[str, RankedBenchmark],
+    how: Asking,
+    results: dict[str, Any],
+    seconds: dict[str, float],
+) -> list[FileRecord]:
+    """Adds the entries of benchmarks with collections. Returns the files that were written: questions and runs."""
+    answers = Answers(target, keeper, benchmarks, how)
+    files = list(answers.files)
+    for name, benchmark in benchmarks.items():
+        scoring = time.monotonic()
+        variants: dict[str, Any] = {}
+        for variant in answers.variants:
+            run = answers.run(benchmark, variant)
+            files += write_runs(target, name, variant, run)
+            variants[variant] = benchmark.score(run)
+        passages = {one.name: answers.passages[one.uri] for one in benchmark.collections()}
+        entry = ranked_entry(benchmark, how.calibration is not None, variants)
+        results[name] = entry | {"passages": passages, "similarity": how.similarity}
+        seconds[name] = time.monotonic() - scoring
+    return files
+
+
+def _tidy(target: Output) -> None:
+    """Remove the working files of searches."""
+    for info in list(target.store.list("_search/")):
+        target.store.delete(info.key)
+
+
+def _inputs(encoder: str, query_encoder: str | None, loaded: Loaded, texts: Mapping[str, bytes]) -> list[InputRef]:
+    """The encoder first."""
+    inputs = [model_reference("encoder", encoder)]
+    if query_encoder is not None:
+        if not loaded.ranked():
+            raise UsageError("--query-encoder: only benchmarks with a collection have questions of their own")
+        inputs.append(model_reference("query_encoder", query_encoder))
+    for name, benchmark in loaded.benchmarks.items():
+        content = {"key": benchmark.key()}
+        if name in texts:
+            content["texts"] = hashlib.sha256(texts[name]).hexdigest()
+        inputs.append(loaded.reference(name, content))
+    return inputs
+
+
+def _open_calibration(uri: str | None, loaded: Mapping[str, AnyBenchmark]) -> Calibration | None:
     if uri is None:
         return None
     calibration = Calibration.open(uri)
     for name, benchmark in loaded.items():
-        languages = {text.lang for text in benchmark.texts()}
+        languages = languages_of(benchmark)
         missing = sorted(languages - set(calibration.languages))
         if missing:
             known = sorted(languages & set(calibration.languages))
+            other = "for raw scores" if is_ranked(benchmark) else "to fit one on the benchmark"
             raise DataError(
                 f"{uri}: the calibration lacks {', '.join(missing)} of benchmark {name}; set {name}.languages to what "
-                f"both have ({', '.join(known) or 'nothing'}), or leave out the calibration to fit one on the benchmark"
+                f"both have ({', '.join(known) or 'nothing'}), or leave out the calibration {other}"
             )
     return calibration
 
 
-def _data_reference(benchmark: Benchmark, place: str, texts: bytes) -> InputRef:
-    """The data as they are used: the same sentences and alignment have one fingerprint wherever they lie."""
-    content = {"texts": hashlib.sha256(texts).hexdigest(), "key": benchmark.key()}
-    return InputRef(role=f"data.{benchmark.name}", uri=absolute_uri(place), fingerprint=digest_json(content))
-
-
-def _semantic(config: EvaluateConfig, loaded: Mapping[str, Benchmark]) -> dict[str, Any]:
-    """What decides the result; the settings of benchmarks that do not run are left out."""
-    resources = {"resources": True}
-    values = config.model_dump(mode="json", exclude={"embed": resources, "calibration": resources})
-    return {key: value for key, value in values.items() if key not in BENCHMARKS or key in loaded}
-
-
-def _summary(results: Mapping[str, Any]) -> dict[str, Any]:
-    """{"benchmarks": {name: {variant: {number: value}}}} (`eval.headline`) and how each was calibrated."""
-    benchmarks = {
-        name: {variant: headline(result["variants"][variant], result["data"]) for variant in VARIANTS}
-        for name, result in results.items()
-    }
-    own = {
-        name: {variant: headline(result["own"]["variants"][variant], result["data"]) for variant in VARIANTS}
-        for name, result in results.items()
-        if "own" in result
-    }
-    calibration = {name: result["calibration"] for name, result in results.items()}
-    return {"benchmarks": benchmarks, "calibration": calibration, "own_calibration": own}
+def _check_encoders(calibration: str, inputs: Sequence[InputRef], loaded: Loaded) -> None:
+    """A calibration is of one encoder's space. Raises UsageError, or DataError where it is of another's."""
+    if not loaded.ranked():
+        return
+    encoders = [ref.fingerprint for ref in inputs if ref.role in ("encoder", "query_encoder")]
+    if len(set(encoders)) > 1:
+        raise UsageError("--calibration is of one encoder, and --query-encoder is another; leave one of them out")
+    fitted = open_artifact(calibration, "calibration").summary.get("encoder")
+    if fitted is not None and fitted != encoders[0]:
+        raise DataError(f"{calibration}: fitted on another encoder's embeddings; calibrate on this one's")

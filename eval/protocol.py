@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -66,11 +67,11 @@ class Vectors:
         self._vectors = vectors_by_language
 
     @classmethod
-    def read(cls, embeddings: Embeddings) -> Vectors:
-        """All vectors of an embeddings artifact."""
+    def read(cls, *embeddings: Embeddings) -> Vectors:
+        """All vectors of some embeddings artifacts; what stands in two of them counts once."""
         ids: dict[str, list[str]] = {}
         found: dict[str, list[FloatArray]] = {}
-        for vectors_ND, table in embeddings:
+        for vectors_ND, table in chain.from_iterable(embeddings):
             languages = np.array(table.column("lang").to_pylist(), dtype=object)
             names = np.array(table.column("id").to_pylist(), dtype=object)
             for lang in sorted(set(languages)):

@@ -14,7 +14,7 @@ from ccp_ray.shard import Shard
 
 
 def opened(folder, vectors, table, factory="Flat", **summary) -> Shard:
-    return Shard(build(folder, vectors, table, 1, factory, **summary), 0)
+    return Shard.open(build(folder, vectors, table, 1, factory, **summary), 0)
 
 
 @pytest.fixture(scope="module", params=["Flat", "SQfp16"])
