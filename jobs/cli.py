@@ -12,6 +12,7 @@ from jobs.embed import embed
 from jobs.evaluate import evaluate
 from jobs.export import export
 from jobs.fetch_data import fetch_data
+from jobs.finetune import finetune
 from jobs.gc import gc
 from jobs.generate import generate
 from jobs.index import index
@@ -23,7 +24,20 @@ from jobs.status import status
 from jobs.verify import verify
 
 VERBS = (
-    *(pipeline_command, generate, prepare, pretrain, embed, calibrate, index, search, evaluate, curve, ablate),
+    *(
+        pipeline_command,
+        generate,
+        prepare,
+        pretrain,
+        finetune,
+        embed,
+        calibrate,
+        index,
+        search,
+        evaluate,
+        curve,
+        ablate,
+    ),
     *(status, verify, gc, export, doctor_command, fetch_data, bench),
 )
 
