@@ -31,8 +31,10 @@ def load_encoders(config: FinetuneConfig) -> dict[str, Encoder]:
     """The encoders to train, by role. Raises UsageError for one that cannot be trained."""
     from ccp_ray.encoder import load_trainable
 
-    return {role: load_trainable(start.source, _as_config(start), Path(), False, config.seed)
-            for role, start in config.starts().items()}  # fmt: skip
+    return {
+        role: load_trainable(start.source, _as_config(start), Path(), False, config.seed, own_prompts=True)
+        for role, start in config.starts().items()
+    }
 
 
 def open_pairs(config: FinetuneConfig, output: str, readers: Readers) -> tuple[PairData, PairData | None]:

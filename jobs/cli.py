@@ -16,6 +16,7 @@ from jobs.finetune import finetune
 from jobs.gc import gc
 from jobs.generate import generate
 from jobs.index import index
+from jobs.mine import mine
 from jobs.pipeline import pipeline_command
 from jobs.prepare import prepare
 from jobs.pretrain import pretrain
@@ -24,21 +25,8 @@ from jobs.status import status
 from jobs.verify import verify
 
 VERBS = (
-    *(
-        pipeline_command,
-        generate,
-        prepare,
-        pretrain,
-        finetune,
-        embed,
-        calibrate,
-        index,
-        search,
-        evaluate,
-        curve,
-        ablate,
-    ),
-    *(status, verify, gc, export, doctor_command, fetch_data, bench),
+    *(pipeline_command, generate, prepare, pretrain, mine, finetune, embed, calibrate, index, search, evaluate, curve),
+    *(ablate, status, verify, gc, export, doctor_command, fetch_data, bench),
 )
 
 
