@@ -55,7 +55,7 @@ class Watch:
             last = self.stop.wait(1.0)
             for item in ray.get(self.board.take.remote()):
                 if isinstance(item, str):
-                    say(f"pretrain: {item}")
+                    say(f"{self.meter.label}: {item}")
                 else:
                     self._show(item)
             self.telemetry.flush_if_due()

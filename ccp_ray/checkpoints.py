@@ -54,6 +54,7 @@ class Checkpoints:
         self.store: Store = open_store(output)
         self.ledger = checkpoint_ledger(self.store)
         self.keep, self.keep_every, self.tell = keep, keep_every, tell
+        self.kept_besides: set[int] = set()  # steps that stay whatever `keep` says; counts on rank 0, at a commit
         self._upload = BackgroundUpload(self.store)
         self._saving: tuple[int, str] | None = None  # step and layout of the save in flight: the same on all ranks
         self._last: int | None = None
@@ -122,6 +123,15 @@ class Checkpoints:
         on_first(lambda: self._clean([]))
         return None
 
+    def restore_step(self, engine: Any, step: int) -> None:
+        """Load the weights of one checkpoint. Collective. Raises DamagedError where it is not there or not sound."""
+        self.settle()
+        with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
+            files, problem = self._fetch(checkpoint_name(step), engine, Path(scratch))
+            if problem:
+                raise DamagedError(f"the checkpoint of step {step}: {problem}")
+            self._load(engine, checkpoint_name(step), files)
+
     def _fetch(self, name: str, engine: Any, scratch: Path) -> tuple[dict[str, Path], str]:
         """This rank's files by name, each hashed; and the first problem that any rank found, or ""."""
         files: dict[str, Path] = {}
@@ -177,7 +187,7 @@ class Checkpoints:
         """Make the checkpoint exist, and drop those that are not to be kept."""
         self.ledger.commit(name, entry)
         steps = {_step(name): name for name in self.ledger.committed()}
-        for step in steps.keys() - kept(sorted(steps), self.keep, self.keep_every):
+        for step in steps.keys() - kept(sorted(steps), self.keep, self.keep_every) - self.kept_besides:
             files = self.ledger.read(steps[step]).files
             self.ledger.retract(steps[step])  # first: a checkpoint must not claim files that are going
             for record in files:

@@ -260,9 +260,12 @@ def write_untrained(folder: Path, shape: ArchitectureConfig, tokenizer: Path, po
     Encoder(new_model(shape, loaded, seed).base_model, loaded, pooling).save(folder)
 
 
-def load_trainable(source: str | None, config: EncoderConfig, tokenizer: Path, with_mlm: bool, seed: int) -> Encoder:
+def load_trainable(
+    source: str | None, config: EncoderConfig, tokenizer: Path, with_mlm: bool, seed: int, *, own_prompts: bool = False
+) -> Encoder:
     """The encoder to train, in fp32: `source`, or a new one with the corpus' tokenizer.
 
+    own_prompts: the training puts prompts of its own before texts, so the source's default one does not matter.
     `model` is the masked language model where `with_mlm`, else the bare encoder. A head that the source lacks is new.
     """
     if source is None:
@@ -273,13 +276,13 @@ def load_trainable(source: str | None, config: EncoderConfig, tokenizer: Path, w
     torch.manual_seed(seed)
     model = from_folder(transformers.AutoModelForMaskedLM if with_mlm else transformers.AutoModel, folder)
     encoder = Encoder._of_folder(folder, model.train(), config.pooling)
-    _check_trainable(source, folder, encoder)
+    _check_trainable(source, folder, encoder, own_prompts)
     if with_mlm and encoder.tokenizer.mask_token_id is None:
         raise UsageError(f"{source}: the tokenizer has no mask token, which mlm needs; set mlm.weight=0")
     return encoder
 
 
-def _check_trainable(source: str, folder: Path, encoder: Encoder) -> None:
+def _check_trainable(source: str, folder: Path, encoder: Encoder, own_prompts: bool) -> None:
     """Training pools itself and takes tokens from the corpus: refuse what it would leave out."""
     known = " and ".join(TRAINED_POOLINGS)
     if encoder.pooling not in TRAINED_POOLINGS:
@@ -289,7 +292,7 @@ def _check_trainable(source: str, folder: Path, encoder: Encoder) -> None:
         raise UsageError(
             f"{source}: training supports {known} pooling and Normalize, but modules.json names {others[0]}"
         )
-    if encoder.reader.prompt:
+    if encoder.reader.prompt and not own_prompts:
         raise UsageError(
             f"{source}: training puts no prompt before sentences; remove default_prompt_name from "
             "config_sentence_transformers.json"

@@ -11,18 +11,29 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 
 from ccp_ray.engine_settings import deepspeed_settings
 from ccp_ray.errors import UsageError
 from ccp_ray.hardware import native_bf16
-from ccp_ray.objective import CcpModel
-from ccp_ray.pretrain_config import DeepSpeedConfig, OptimizerConfig, PretrainConfig
+from ccp_ray.pretrain_config import OptimizerConfig
+from ccp_ray.training_config import AdamWConfig, DeepSpeedConfig, TrainingConfig
 
 
-def start_engine(model: CcpModel, config: PretrainConfig, world_size: int) -> Any:
+class Trainable(Protocol):
+    """A module to train."""
+
+    @property
+    def encoders(self) -> Sequence[Any]:
+        """Its transformers models, whose activations may be recomputed."""
+
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...
+
+
+def start_engine(model: Trainable, config: TrainingConfig, world_size: int) -> Any:
     """The DeepSpeed engine around the model, on the process group that Ray Train set up.
 
     Raises UsageError for a GPU without bf16, and for an encoder that cannot recompute its activations.
@@ -36,7 +47,8 @@ def start_engine(model: CcpModel, config: PretrainConfig, world_size: int) -> An
         name = torch.cuda.get_device_name()
         raise UsageError(f"deepspeed.precision=bf16 with resources.gpu=true: {name} has no bf16; use fp16 or fp32")
     if config.deepspeed.activation_checkpointing:
-        _checkpoint_activations(model.model)
+        for encoder in model.encoders:
+            _checkpoint_activations(encoder)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.optimizer.weight_decay),
         lr=0.0,  # set before each step
@@ -67,7 +79,7 @@ def skipped(engine: Any) -> bool:
     return bool(getattr(engine.optimizer, "overflow", False))
 
 
-def parameter_groups(model: CcpModel, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(model: Trainable, weight_decay: float) -> list[dict[str, Any]]:
     """Encoder and head apart (each has its learning rate); no decay on biases and norms."""
     groups: dict[tuple[str, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -84,10 +96,19 @@ def parameter_groups(model: CcpModel, weight_decay: float) -> list[dict[str, Any
 
 def learning_rates(config: OptimizerConfig, steps: int, step: int) -> dict[str, float]:
     """Rates of the encoder and of the head at a step (0-based); each warms up from its own first step."""
-    span = max(1, steps - config.warmup_steps)
-    decay = min(1.0, max(0.0, (steps - step) / span))
+    decay = _decay(config, steps, step)
     encoder, head = (_warmth(config.warmup_steps, step - start) for start in (config.head_only_steps, 0))
     return {"encoder": config.lr * encoder * decay, "head": (config.head_lr or config.lr) * head * decay}
+
+
+def learning_rate(config: AdamWConfig, steps: int, step: int) -> float:
+    """The rate at a step (0-based) of a model without a head of its own."""
+    return config.lr * _warmth(config.warmup_steps, step) * _decay(config, steps, step)
+
+
+def _decay(config: AdamWConfig, steps: int, step: int) -> float:
+    """1 until the warm-up would end, then a straight line to 0 after the last step."""
+    return min(1.0, max(0.0, (steps - step) / max(1, steps - config.warmup_steps)))
 
 
 def _warmth(warmup_steps: int, step: int) -> float:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ccp_ray.pretrain_config import PretrainConfig
+from ccp_ray.training_config import TrainingConfig
 
 BUCKET_ELEMENTS = 50_000_000  # gradients reduced at once; DeepSpeed's 500 M would take 2 GB in fp32
 
 
-def deepspeed_settings(config: PretrainConfig, world_size: int) -> dict[str, Any]:
+def deepspeed_settings(config: TrainingConfig, world_size: int) -> dict[str, Any]:
     """DeepSpeed's configuration. https://www.deepspeed.ai/docs/config-json/"""
     choice = config.deepspeed
     zero: dict[str, Any] = {

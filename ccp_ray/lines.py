@@ -12,15 +12,17 @@ import io
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import zstandard
 
 from ccp_ray.config import StrictModel
-from ccp_ray.errors import DataError
-from ccp_ray.storage import split_uri
+from ccp_ray.errors import DataError, UsageError
+from ccp_ray.storage import absolute_uri, split_uri
 
 CHUNK = 4 << 20
+PACKED = (".gz", ".zst")
 ROW_LIMIT = 64 << 20
 _PACKED = 16 << 10  # unpacks to a megabyte at most, but for text that repeats itself
 
@@ -109,6 +111,25 @@ def owned_lines(file: SourceFile, start: int, end: int) -> Iterator[Line]:
             yield line
         if line.stop >= end:
             return
+
+
+def source_file(uri: str) -> SourceFile:
+    """The file at a URI, by its own name. Raises UsageError where there is none."""
+    store, key = split_uri(uri)
+    size = store.size(key)
+    if size is None:
+        raise UsageError(f"{uri}: is a folder, expected a file" if Path(uri).is_dir() else f"{uri}: no such file")
+    return SourceFile(uri=absolute_uri(uri), name=key, bytes=size)
+
+
+def content(file: SourceFile) -> Iterator[bytes]:
+    """The whole (unpacked) file in chunks. Raises DataError for a damaged .gz or .zst file."""
+    yield from _unpacked_chunks(file) if file.name.endswith(PACKED) else _range_chunks(file, 0, file.bytes)
+
+
+def whole_lines(file: SourceFile) -> Iterator[Line]:
+    """All lines of a file, packed or not. Raises DataError for a damaged .gz or .zst file."""
+    return unpacked_lines(file) if file.name.endswith(PACKED) else owned_lines(file, 0, file.bytes)
 
 
 def unpacked_lines(file: SourceFile) -> Iterator[Line]:

@@ -13,8 +13,8 @@ configuration (`monitor.action`) the run warns or stops, and a stopped one goes 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,19 +26,24 @@ from ccp_ray.errors import CcpError
 Vectors = NDArray[np.float32]
 
 
-class MonitorConfig(StrictModel):
-    """What is measured, and when a measurement is called a failure."""
+class SpaceMonitorConfig(StrictModel):
+    """When a space, or the training loss, is called a failure."""
 
-    every: int = Field(default=100, ge=1, description="steps between probes")
-    pairs: int = Field(default=64, ge=4, description="context pairs a language in the probe")
     action: Literal["warn", "stop"] = Field(
         default="stop", description="when a problem is named", json_schema_extra=AS_RESOURCE
     )
     collapsed_std: float = Field(default=0.05, ge=0, description="below this any space counts as collapsed")
     collapsed_share: float = Field(default=0.25, ge=0, description="or below this share of its best so far")
+    diverged_loss: float = Field(default=1.5, gt=1, description="contrastive loss over that of guessing")
+
+
+class MonitorConfig(SpaceMonitorConfig):
+    """What is measured in pretraining, and when a measurement is called a failure."""
+
+    every: int = Field(default=100, ge=1, description="steps between probes")
+    pairs: int = Field(default=64, ge=4, description="context pairs a language in the probe")
     leak: float = Field(default=0.05, gt=0, description="leakage in nats; asymmetric, layer and none have 0")
     stale_gap: float = Field(default=0.25, gt=0, description="staleness gap that counts as the shortcut")
-    diverged_loss: float = Field(default=1.5, gt=1, description="contrastive loss over that of guessing")
 
 
 class Space(StrictModel):
@@ -76,28 +81,53 @@ def measure(centres_PD: Vectors, contexts_PD: Vectors) -> Space:
     )
 
 
-class Monitor:
-    """Judges each measurement against the run so far."""
+class SpaceMonitor:
+    """Judges each measurement of spaces against the run so far."""
 
-    def __init__(self, config: MonitorConfig) -> None:
-        self.config = config
+    def __init__(self, limits: SpaceMonitorConfig) -> None:
+        self.limits = limits
         self.best_std: dict[str, float] = {}
 
-    def judge(self, step: int, probe: Mapping[str, Probe], training: Mapping[str, float] | None) -> list[str]:
-        """Problems seen at this step, each named with its figures. `training` is the last metrics row, if any."""
-        in_training = self._training(step, training) if training else []
-        return [*self._collapse(step, probe), *self._leakage(step, probe), *in_training]
+    def remember(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take the run so far from its metrics rows."""
+        for row in rows:
+            for lang, value in row.get("probe", {}).items():
+                self.best_std[lang] = max(value["std"], self.best_std.get(lang, 0.0))
 
-    def _collapse(self, step: int, probe: Mapping[str, Probe]) -> list[str]:
+    def collapse(self, step: int, probe: Mapping[str, Space]) -> list[str]:
+        """Languages whose spread is gone, in words."""
         found = []
         for lang, value in probe.items():
             best = self.best_std[lang] = max(value.std, self.best_std.get(lang, 0.0))
             # An untrained encoder may start below `collapsed_std`; only one that was above it can fall below it.
-            floor = self.config.collapsed_std if best > self.config.collapsed_std else 0.0
-            limit = max(floor, self.config.collapsed_share * best)
+            floor = self.limits.collapsed_std if best > self.limits.collapsed_std else 0.0
+            limit = max(floor, self.limits.collapsed_share * best)
             if step > 0 and value.std < limit:
                 found.append(f"collapse of {lang} at step {step}: spread {value.std:.3f} is below {limit:.3f}")
         return found
+
+    def divergence(self, step: int, training: Mapping[str, float] | None) -> list[str]:
+        """`training`: the last metrics row, if any, with the loss and that of guessing."""
+        if training is None or training["contrastive"] <= self.limits.diverged_loss * training["chance"]:
+            return []
+        loss, chance = training["contrastive"], training["chance"]
+        return [f"divergence at step {step}: loss {loss:.2f} where guessing has {chance:.2f}"]
+
+
+class Monitor(SpaceMonitor):
+    """Also judges what only pretraining has: a projection head and banks."""
+
+    def __init__(self, config: MonitorConfig) -> None:
+        super().__init__(config)
+        self.config = config
+
+    def judge(self, step: int, probe: Mapping[str, Probe], training: Mapping[str, float] | None) -> list[str]:
+        """Problems seen at this step, each named with its figures. `training` is the last metrics row, if any."""
+        found = [*self.collapse(step, probe), *self._leakage(step, probe)]
+        if training and training["staleness_gap"] > self.config.stale_gap:
+            gap = training["staleness_gap"]
+            found.append(f"staleness shortcut at step {step}: gap {gap:.2f} is above {self.config.stale_gap:.2f}")
+        return found + self.divergence(step, training)
 
     def _leakage(self, step: int, probe: Mapping[str, Probe]) -> list[str]:
         if step == 0:  # no running statistics yet: the first step takes the batch's on both sides, whatever the norm
@@ -108,15 +138,6 @@ class Monitor:
             for lang, value in probe.items()
             if value.leakage > self.config.leak
         ]
-
-    def _training(self, step: int, training: Mapping[str, float]) -> list[str]:
-        found = []
-        gap, loss, chance = training["staleness_gap"], training["contrastive"], training["chance"]
-        if gap > self.config.stale_gap:
-            found.append(f"staleness shortcut at step {step}: gap {gap:.2f} is above {self.config.stale_gap:.2f}")
-        if loss > self.config.diverged_loss * chance:
-            found.append(f"divergence at step {step}: loss {loss:.2f} where guessing has {chance:.2f}")
-        return found
 
 
 def _unit(vectors_ND: Vectors) -> Vectors:

@@ -96,6 +96,10 @@ class CcpModel(nn.Module):
         if with_mlm:
             prediction_head(model)  # fails here, before any work, where the family is unknown
 
+    @property
+    def encoders(self) -> Sequence[Any]:
+        return [self.model]
+
     def forward(
         self, group: GroupBatch, running_side: int, running: Statistics | None, keys: KeySide | None = None
     ) -> GroupOutput:

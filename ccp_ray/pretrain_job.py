@@ -1,8 +1,7 @@
 """Pretraining as a job: corpus in, encoder out, on Ray Train with DeepSpeed.
 
-The driver starts a `TorchTrainer` whose workers run `Pretraining`. Checkpoints, metrics and the encoder go to the
-output's store from the workers; the driver shows progress and writes the manifest. Ray Train restarts the
-workers from the last checkpoint when one dies, and a new driver does the same from the store alone.
+Workers run `Pretraining` (`training_job` starts and watches them); the driver checks the request before anything is
+written, and writes the manifest.
 """
 
 from __future__ import annotations
@@ -11,22 +10,21 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ccp_ray import errors
-from ccp_ray.artifact import Artifact, InputRef, Output, Request, open_artifact, open_output
-from ccp_ray.board import Board, Watch
-from ccp_ray.combinations import check_hardware
+from ccp_ray.artifact import Artifact, InputRef, Request, open_artifact, open_output
 from ccp_ray.config import semantic
 from ccp_ray.corpus import Corpus
-from ccp_ray.errors import CcpError, DataError, UsageError
+from ccp_ray.errors import DataError, UsageError
 from ccp_ray.ledger import Ledger, put_folder
 from ccp_ray.model_source import cache_folder, hidden_size, local_model, model_reference
-from ccp_ray.pretrain_config import PretrainConfig, check_head, even_world
-from ccp_ray.pretrain_worker import EXPORT, work
-from ccp_ray.progress import Meter, say
+from ccp_ray.pretrain_config import PretrainConfig, check_head
+from ccp_ray.pretrain_worker import work
+from ccp_ray.progress import say
 from ccp_ray.sampling import Sampler
 from ccp_ray.session import ray_session
-from ccp_ray.telemetry import Telemetry
 from ccp_ray.tokenizer import tokenizer_fingerprint
+from ccp_ray.training_job import plan_workers as plan_workers
+from ccp_ray.training_job import train
+from ccp_ray.training_worker import EXPORT
 
 
 def initial_encoder(corpus: str, output: str, config: PretrainConfig) -> Artifact:
@@ -68,32 +66,14 @@ def pretrain(corpus: str, output: str, config: PretrainConfig | None = None) -> 
     with ray_session():
         if EXPORT not in ledger.committed():
             say(f"pretrain: goes through its languages {planned_epochs(sentences, config)} times")
-            _train(config, source, starting, target)
+            arguments = {
+                "config": config.model_dump_json(),
+                "corpus": source.uri,
+                "source": starting.uri if starting else None,
+            }
+            train("pretrain", work, config, config.steps, target.uri, arguments)
     entry = ledger.read(EXPORT)
     return target.finish(entry.files, entry.info["summary"], entry.info["measured"])
-
-
-def plan_workers(config: PretrainConfig, cpus: int, gpus: int) -> tuple[int | tuple[int, int], bool]:
-    """(workers or their bounds, whether each has a GPU).
-
-    Raises UsageError for no GPU, and where the groups of a step cannot be shared out evenly.
-    """
-    use_gpu = gpus > 0 if config.resources.gpu is None else config.resources.gpu
-    most = gpus if use_gpu else min(2, max(1, cpus // config.resources.cpus_per_worker))
-    check_hardware(config, use_gpu)
-    workers = config.resources.workers
-    if workers is None and not most:
-        raise UsageError("resources.gpu=true, but the cluster has no GPU; set resources.workers to wait for some")
-    if workers is None:
-        return even_world(config.groups_per_step, most), use_gpu
-    least, most = workers if isinstance(workers, tuple) else (workers, workers)
-    if config.groups_per_step % least:  # a maximum need not fit: the largest number below it that does is used
-        raise UsageError(
-            f"groups_per_step={config.groups_per_step} must be a multiple of resources.workers={least}"
-            f"{', the minimum' if isinstance(workers, tuple) else ''}"
-        )
-    most = even_world(config.groups_per_step, most)
-    return (least if least == most else (least, most)), use_gpu
 
 
 def check_corpus(corpus: Artifact, config: PretrainConfig) -> dict[str, int]:
@@ -165,74 +145,3 @@ def _starting_point(corpus: Artifact, config: PretrainConfig) -> InputRef | None
             f"prepare the corpus again with tokenizer.source={source}"
         )
     return model_reference("encoder", source)
-
-
-def _train(config: PretrainConfig, corpus: Artifact, starting: InputRef | None, output: Output) -> None:
-    import ray
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    from ccp_ray.engine import communication_note
-    from ccp_ray.worker_group import PreemptibleTorchConfig
-
-    resources = ray.cluster_resources()
-    workers, use_gpu = plan_workers(config, int(resources.get("CPU", 1)), int(resources.get("GPU", 0)))
-    where = "GPU, nccl" if use_gpu else f"CPU, {communication_note(config.deepspeed)}"
-    shape = f"ZeRO {config.deepspeed.zero_stage}, {config.deepspeed.precision}"
-    count = f"{workers[0]} to {workers[1]}" if isinstance(workers, tuple) else str(workers)
-    say(f"pretrain: {count} worker{'s' * (count != '1')}, {shape}, {where}")
-    least = workers[0] if isinstance(workers, tuple) else workers
-    _say_what_is_missing(resources, {"CPU": least * config.resources.cpus_per_worker, "GPU": least * use_gpu})
-    # On the driver's node, where Ray Train has its controller: with another node's death this run goes on.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
-    arguments = {
-        "config": config.model_dump_json(),
-        "corpus": corpus.uri,
-        "source": starting.uri if starting else None,
-        "output": output.uri,
-        "board": board,
-        "threads": config.resources.cpus_per_worker,
-    }
-    with tempfile.TemporaryDirectory(prefix="ccp-ray-train-") as scratch:
-        trainer = TorchTrainer(
-            work,
-            train_loop_config=arguments,
-            torch_config=PreemptibleTorchConfig(),
-            scaling_config=ScalingConfig(
-                num_workers=workers,
-                use_gpu=use_gpu,
-                resources_per_worker={"CPU": config.resources.cpus_per_worker},
-                elastic_resize_monitor_interval_s=config.resources.resize_every_s,
-            ),
-            run_config=RunConfig(
-                name="pretrain",
-                storage_path=scratch,
-                failure_config=FailureConfig(max_failures=config.resources.max_failures),
-                logging_config=LoggingConfig(log_level="ERROR"),
-            ),
-        )
-        meter, telemetry = Meter("pretrain", config.steps, "steps"), Telemetry(output.uri)
-        with meter, telemetry, Watch(board, meter, telemetry):
-            try:
-                trainer.fit()
-            except Exception as error:
-                failure = ray.get(board.failure.remote())
-                if failure is None:
-                    raise CcpError(f"pretraining stopped: {_last_line(error)}; run again to continue") from error
-        failure = ray.get(board.failure.remote())
-        if failure is not None:
-            raise getattr(errors, failure[0])(failure[1])
-
-
-def _say_what_is_missing(have: Mapping[str, float], need: Mapping[str, int]) -> None:
-    """Ray waits for what a cluster may yet start; without a word it would look like a standstill."""
-    for name, count in need.items():
-        if count > have.get(name, 0):
-            say(f"pretrain: waiting for {count} {name}s, the cluster has {have.get(name, 0):.0f} (resources.workers)")
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

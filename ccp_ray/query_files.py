@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,11 +20,9 @@ from numpy.typing import NDArray
 
 from ccp_ray.artifact import find_artifact
 from ccp_ray.embeddings import Embeddings
-from ccp_ray.errors import DataError, UsageError
-from ccp_ray.lines import Line, SourceFile, owned_lines, unpacked_lines
-from ccp_ray.storage import split_uri
+from ccp_ray.errors import DataError
+from ccp_ray.lines import PACKED, Line, source_file, whole_lines
 
-_PACKED = (".gz", ".zst")
 _WRITTEN = (".jsonl", ".tsv")
 
 
@@ -86,7 +83,7 @@ def _is_embeddings(uri: str) -> bool:
 
 
 def _unpacked_name(uri: str) -> str:
-    for ending in _PACKED:
+    for ending in PACKED:
         uri = uri.removesuffix(ending)
     return uri
 
@@ -113,12 +110,7 @@ def _written(uri: str, block: int) -> Iterator[QueryBlock]:
 
 
 def _lines(uri: str) -> Iterator[Line]:
-    store, key = split_uri(uri)
-    size = store.size(key)
-    if size is None:
-        raise UsageError(f"{uri}: is a folder, expected a file" if Path(uri).is_dir() else f"{uri}: no such file")
-    file = SourceFile(uri=uri, name=key, bytes=size)
-    return unpacked_lines(file) if key.endswith(_PACKED) else owned_lines(file, 0, size)
+    return whole_lines(source_file(uri))
 
 
 def _query(uri: str, place: str, line: Line, parse: Callable[[str], Query]) -> Query:

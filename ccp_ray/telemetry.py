@@ -38,7 +38,7 @@ Clock = Callable[[], float]
 
 
 class Point(NamedTuple):
-    """One number of a row. kind: train, probe or monitor; only a probe's number has a language."""
+    """One number of a row. kind: train, probe, dev or monitor; only a probe's number has a language."""
 
     kind: str
     name: str
@@ -51,6 +51,7 @@ def points(row: Row) -> Iterator[Point]:
     if "probe" in row:
         for language, values in row["probe"].items():
             yield from (Point("probe", name, language, float(value)) for name, value in values.items())
+        yield from (Point("dev", name, None, float(value)) for name, value in row.get("dev", {}).items())
         yield Point("monitor", "problems", None, float(len(row.get("problems", []))))
     else:
         yield from (Point("train", name, None, float(value)) for name, value in row.items() if name != "step")

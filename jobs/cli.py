@@ -12,9 +12,11 @@ from jobs.embed import embed
 from jobs.evaluate import evaluate
 from jobs.export import export
 from jobs.fetch_data import fetch_data
+from jobs.finetune import finetune
 from jobs.gc import gc
 from jobs.generate import generate
 from jobs.index import index
+from jobs.mine import mine
 from jobs.pipeline import pipeline_command
 from jobs.prepare import prepare
 from jobs.pretrain import pretrain
@@ -24,7 +26,8 @@ from jobs.status import status
 from jobs.verify import verify
 
 VERBS = (
-    *(pipeline_command, generate, prepare, pretrain, embed, calibrate, index, search, evaluate, curve, report, ablate),
+    *(pipeline_command, generate, prepare, pretrain, mine, finetune, embed, calibrate, index, search),
+    *(evaluate, baseline, passages, curve, report, ablate),
     *(status, verify, gc, export, doctor_command, fetch_data, bench),
 )
 

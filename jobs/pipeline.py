@@ -48,7 +48,7 @@ from jobs.pretrain import planned_workers
 from jobs.usage import PeakMemory
 
 RECIPES = Path(__file__).parent / "recipes"
-_OTHER_VERBS = ("ablation",)  # recipes that are no pipeline
+_OTHER_VERBS = ("ablation", "finetune_nq", "finetune_mrtydi", "finetune_xor")  # recipes that are no pipeline
 
 
 class PipelineConfig(StrictModel):

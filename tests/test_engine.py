@@ -20,7 +20,8 @@ from ccp_ray.engine_settings import deepspeed_settings
 from ccp_ray.errors import UsageError
 from ccp_ray.objective import CcpModel
 from ccp_ray.optimizer_state import snapshot
-from ccp_ray.pretrain_config import DeepSpeedConfig, OptimizerConfig, PretrainConfig
+from ccp_ray.pretrain_config import OptimizerConfig, PretrainConfig
+from ccp_ray.training_config import DeepSpeedConfig
 
 
 def rates(steps=100, **changes) -> list[dict[str, float]]:

@@ -8,13 +8,16 @@ import pytest
 
 from ccp_ray.config import load_config
 from ccp_ray.errors import UsageError
+from ccp_ray.finetune_config import FinetuneConfig
 from ccp_ray.pretrain_job import plan_workers
+from ccp_ray.training_job import plan_workers as plan_training
 from eval.ablation import UNTRAINED
 from jobs.ablation_config import AblationConfig, trial_config
 from jobs.pipeline import PipelineConfig, recipe_file
 
 FOLDER = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
-RECIPES = sorted(path.name for path in FOLDER.glob("*.yaml") if path.name != "ablation.yaml")
+FINETUNING = sorted(path.name for path in FOLDER.glob("finetune_*.yaml"))
+RECIPES = sorted({path.name for path in FOLDER.glob("*.yaml")} - {"ablation.yaml", *FINETUNING})
 ABLATION = load_config(AblationConfig, [str(FOLDER / "ablation.yaml")])
 
 
@@ -48,6 +51,20 @@ def test_the_papers_recipes_have_the_settings_of_its_kin(name: str, gpus: int) -
     assert (config.optimizer.lr, config.optimizer.warmup_steps, config.optimizer.betas) == (4e-5, 10_000, (0.9, 0.98))
     assert (config.language_exponent, config.optimizer.weight_decay, config.optimizer.eps) == (0.3, 0.01, 1e-6)
     assert plan_workers(config, cpus=64, gpus=gpus) == (gpus, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "epochs"),
+    [("finetune_nq.yaml", 1e-5, 20), ("finetune_mrtydi.yaml", 1e-5, 40), ("finetune_xor.yaml", 2e-5, 40)],
+)
+def test_fine_tuning_has_the_settings_of_the_authors_and_their_kin(name: str, rate: float, epochs: int) -> None:
+    config = load_config(FinetuneConfig, [str(FOLDER / name)])
+    assert (config.optimizer.lr, config.optimizer.warmup_steps, config.epochs) == (rate, 1237, epochs)
+    assert (config.groups_per_step, config.questions_per_group, config.hard_negatives) == (8, 6, 1)
+    assert (config.question_tokens, config.passage_tokens, config.optimizer.clip, config.seed) == (256, 256, 2.0, 42)
+    assert (config.similarity, config.temperature, config.tied, config.best) == ("dot", 1.0, False, "loss")
+    assert plan_training(config, cpus=64, gpus=8) == (8, True)
+    assert set(FINETUNING) == {"finetune_nq.yaml", "finetune_mrtydi.yaml", "finetune_xor.yaml"}
 
 
 def test_both_of_the_papers_recipes_make_the_same_encoder() -> None:

@@ -1,0 +1,255 @@
+"""Questions with the passages that answer them, read from the files the field distributes.
+
+    DPR        JSON array or lines: {"question", "answers", "positive_ctxs": [{"title", "text"}], "hard_negative_ctxs"}
+               Natural Questions as DPR has it, XOR's train sets, what `mine` writes ("id" and "lang" besides)
+    Tevatron   JSON lines: {"query_id", "query", "positive_passages": [{"docid", "title", "text"}], "negative_passages"}
+    SQuAD      {"data": [{"title", "paragraphs": [{"context", "qas": [{"id", "question", "answers"}]}]}]}: SQuAD, XQuAD
+    Mr.TyDi    topics (`qid<TAB>question`), TREC qrels, documents ({"id", "contents"}); has no negatives: see `mine`
+
+The first three are told apart row by row. A row that cannot be used comes out as a `BadRow`. Files are streamed; of
+Mr.TyDi's documents only those that a qrels names are kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pydantic import Field, model_validator
+
+from ccp_ray.config import StrictModel
+from ccp_ray.errors import DataError
+from ccp_ray.json_stream import read_objects
+from ccp_ray.lines import SourceFile, source_file, whole_lines
+from ccp_ray.records import BadRow
+
+_SAMPLE = 200
+
+
+class SourceConfig(StrictModel):
+    """Where questions come from: `file` (DPR, Tevatron, SQuAD), or topics, qrels and docs (Mr.TyDi)."""
+
+    file: str | None = Field(default=None, description="JSON or JSON lines, plain, .gz or .zst")
+    topics: str | None = Field(default=None, description="Mr.TyDi: qid, tab, question")
+    qrels: str | None = Field(default=None, description="Mr.TyDi: qid Q0 docid relevance")
+    docs: str | None = Field(default=None, description='Mr.TyDi: JSON lines of "id" and "contents"')
+    lang: str = Field(default="und", description="of questions that name none")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SourceConfig:
+        parts = (self.topics, self.qrels, self.docs)
+        if (self.file is None) == (None in parts) or (self.file is not None and any(parts)):
+            raise ValueError("a source is either file, or topics, qrels and docs together")
+        return self
+
+    def files(self) -> list[SourceFile]:
+        """Raises UsageError where one is not there."""
+        named = (self.file, self.topics, self.qrels, self.docs)
+        return [source_file(uri) for uri in named if uri is not None]
+
+
+class Passage(NamedTuple):
+    """`id` where the source names one."""
+
+    title: str
+    text: str
+    id: str = ""
+
+    @property
+    def whole(self) -> str:
+        """As the encoder reads it: title, an empty line and text, as Mr.TyDi's documents have them."""
+        return f"{self.title}\n\n{self.text}" if self.title else self.text
+
+
+class Asked(NamedTuple):
+    """A question, the passages that answer it (one or more), and those that only look like it, hardest first."""
+
+    id: str
+    lang: str
+    question: str
+    answers: list[str]
+    positives: list[Passage]
+    negatives: list[Passage]
+
+
+def read_source(source: SourceConfig) -> Iterator[Asked | BadRow]:
+    """All questions of a source, in its order.
+
+    Raises UsageError for a file that is not there, DataError naming the line of one that is broken as a whole.
+    """
+    if source.file is not None:
+        yield from _read_file(source.file, source.lang)
+    else:
+        yield from _read_judged(source.topics or "", source.qrels or "", source.docs or "", source.lang)
+
+
+class _UnusableError(Exception):
+    """What is wrong with a row."""
+
+
+def _read_file(uri: str, lang: str) -> Iterator[Asked | BadRow]:
+    for place, value in read_objects(uri):
+        if isinstance(value, dict) and isinstance(value.get("data"), list):
+            yield from _squad(uri, value["data"], lang)
+            continue
+        name = place.partition(",")[0].replace(" ", "-")
+        yield _usable(functools.partial(_row, value, name, lang), uri, place, value)
+
+
+def _row(value: Any, name: str, lang: str) -> Asked:
+    """One question of DPR's or Tevatron's form."""
+    if not isinstance(value, dict):
+        raise _UnusableError(f"a JSON {type(value).__name__}, expected an object")
+    if "query" in value:
+        return Asked(
+            str(value.get("query_id", name)),
+            _text(value, "lang", lang),
+            _text(value, "query"),
+            _texts(value, "answers"),
+            _passages(value, "positive_passages"),
+            _passages(value, "negative_passages"),
+        )
+    if "question" not in value or "positive_ctxs" not in value:
+        raise _UnusableError(
+            'neither "question" and "positive_ctxs" (DPR) nor "query" and "positive_passages" (Tevatron)'
+        )
+    return Asked(
+        str(value.get("id", name)),
+        _text(value, "lang", lang),
+        _text(value, "question"),
+        _texts(value, "answers"),
+        _passages(value, "positive_ctxs"),
+        _passages(value, "hard_negative_ctxs") or _passages(value, "negative_ctxs"),  # as DPR's own reader
+    )
+
+
+def _usable(make: Callable[[], Asked], uri: str, place: str, value: Any) -> Asked | BadRow:
+    """What `make` makes of a row, or what is wrong with it."""
+    try:
+        asked = make()
+        if not asked.question.strip():
+            raise _UnusableError("the question is empty")
+        if not asked.positives:
+            raise _UnusableError("no positive passage")
+    except _UnusableError as error:
+        return BadRow(uri, place, str(error), json.dumps(value, ensure_ascii=False)[:_SAMPLE])
+    return asked
+
+
+def _squad(uri: str, articles: list[Any], lang: str) -> Iterator[Asked | BadRow]:
+    for number, article in enumerate(articles, 1):
+        try:
+            title = _text(_object(article), "title", "").replace("_", " ")
+            paragraphs = [
+                (Passage(title, _text(_object(each), "context")), _list(each, "qas"))
+                for each in _list(article, "paragraphs")
+            ]
+        except _UnusableError as error:
+            raise DataError(f"{uri}, article {number}: {error}; expected SQuAD's form") from None
+        for passage, entries in paragraphs:
+            for entry in entries:
+                make = functools.partial(_squad_question, passage, entry, lang)
+                yield _usable(make, uri, f"article {number}", entry)
+
+
+def _squad_question(passage: Passage, entry: Any, lang: str) -> Asked:
+    answers = [_text(_object(each), "text") for each in _list(entry, "answers")]
+    positives = [passage] if passage.text.strip() else []
+    return Asked(_text(entry, "id"), lang, _text(entry, "question"), answers, positives, [])
+
+
+def _read_judged(topics: str, qrels: str, docs: str, lang: str) -> Iterator[Asked | BadRow]:
+    relevant: dict[str, list[str]] = {}
+    for place, line in _lines(qrels):
+        fields = line.split()
+        if len(fields) != 4 or not fields[3].lstrip("-").isdigit():
+            raise DataError(f"{qrels}, {place}: expected `qid Q0 docid relevance`, found {line[:60]!r}")
+        if int(fields[3]) > 0:
+            relevant.setdefault(fields[0], []).append(fields[2])
+    passages = _judged_passages(docs, {name for names in relevant.values() for name in names})
+    for place, line in _lines(topics):
+        name, tab, question = line.partition("\t")
+        if not tab:
+            raise DataError(f"{topics}, {place}: expected a question id, a tab and a question, found {line[:60]!r}")
+        make = functools.partial(_judged_question, name, question.strip(), lang, relevant.get(name, []), passages)
+        yield _usable(make, topics, place, line)
+
+
+def _judged_question(
+    name: str, question: str, lang: str, relevant: Sequence[str], passages: Mapping[str, Passage]
+) -> Asked:
+    positives = [passages[each] for each in relevant if each in passages]
+    if relevant and not positives:
+        raise _UnusableError(f"its passage {relevant[0]!r} (qrels) is not among the documents")
+    return Asked(name, lang, question, [], positives, [])
+
+
+def _judged_passages(docs: str, wanted: set[str]) -> dict[str, Passage]:
+    found = {}
+    for place, line in _lines(docs):
+        try:
+            row = json.loads(line)
+            name, contents = row["id"], row["contents"]
+            title, blank, text = contents.partition("\n\n")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise DataError(f'{docs}, {place}: expected a JSON object with "id" and "contents"') from None
+        if name in wanted:
+            found[name] = Passage(title, text, name) if blank else Passage("", contents, name)
+    return found
+
+
+def _lines(uri: str) -> Iterator[tuple[str, str]]:
+    """Lines that are not blank, each with its place."""
+    for number, line in enumerate(whole_lines(source_file(uri)), 1):
+        try:
+            text = line.data.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
+        except UnicodeDecodeError:
+            raise DataError(f"{uri}, line {number}: not UTF-8 text") from None
+        if text.strip():
+            yield f"line {number}", text
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise _UnusableError(f"a JSON {type(value).__name__} where an object was expected")
+    return value
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    found = _object(value).get(name)
+    if found is None:
+        return []
+    if not isinstance(found, list):
+        raise _UnusableError(f'"{name}" is {type(found).__name__}, expected a list')
+    return found
+
+
+def _text(value: Mapping[str, Any], name: str, default: str | None = None) -> str:
+    found = value.get(name, default)
+    if not isinstance(found, str):
+        raise _UnusableError(
+            f'"{name}" is {type(found).__name__}, expected a string' if name in value else f'no "{name}"'
+        )
+    try:
+        found.encode()
+    except UnicodeEncodeError:
+        raise _UnusableError(f'"{name}" is not valid Unicode (a lone surrogate)') from None
+    return found.strip() if name == "lang" else found  # XOR's train questions have " ar"
+
+
+def _texts(value: Mapping[str, Any], name: str) -> list[str]:
+    return [each for each in _list(value, name) if isinstance(each, str)]
+
+
+def _passages(value: Mapping[str, Any], name: str) -> list[Passage]:
+    """Passages of a row; one without text is none."""
+    found = []
+    for each in _list(value, name):
+        one = _object(each)
+        passage = Passage(_text(one, "title", "") if one.get("title") is not None else "", _text(one, "text"))
+        identity = next((one[key] for key in ("docid", "passage_id", "psg_id", "id") if key in one), "")
+        if passage.text.strip():
+            found.append(passage._replace(id=str(identity)))
+    return found

@@ -1,0 +1,25 @@
+"""ccp-ray finetune --config YAML --output URI: questions with passages in, a retrieval encoder out."""
+
+from __future__ import annotations
+
+from ccp_ray import finetune_job
+from ccp_ray.config import load_config
+from ccp_ray.finetune_config import FinetuneConfig
+from jobs.command import Address, AsJson, ConfigFiles, Output, Overrides, main, reported, run
+
+
+def finetune(
+    output: Output,
+    config: ConfigFiles = None,
+    overrides: Overrides = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train an encoder for retrieval on questions and the passages that answer them."""
+    with reported():
+        settings = load_config(FinetuneConfig, config or (), overrides or ())
+    run(lambda: finetune_job.finetune(output, settings), address=address, as_json=as_json)
+
+
+if __name__ == "__main__":
+    main(finetune)
