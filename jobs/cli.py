@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobs.ablate import ablate
+from jobs.baseline import baseline
 from jobs.bench import bench
 from jobs.calibrate import calibrate
 from jobs.command import main as run_verbs
@@ -14,6 +15,7 @@ from jobs.fetch_data import fetch_data
 from jobs.gc import gc
 from jobs.generate import generate
 from jobs.index import index
+from jobs.passages import passages
 from jobs.pipeline import pipeline_command
 from jobs.prepare import prepare
 from jobs.pretrain import pretrain
@@ -22,8 +24,8 @@ from jobs.status import status
 from jobs.verify import verify
 
 VERBS = (
-    *(pipeline_command, generate, prepare, pretrain, embed, calibrate, index, search, evaluate, ablate),
-    *(status, verify, gc, export, doctor_command, fetch_data, bench),
+    *(pipeline_command, generate, prepare, pretrain, embed, calibrate, index, search, evaluate, baseline, ablate),
+    *(passages, status, verify, gc, export, doctor_command, fetch_data, bench),
 )
 
 
