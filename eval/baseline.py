@@ -2,7 +2,7 @@
 
 runs/mrtydi/LANG.trec               the rankings: `evaluate --run` reads them again
 runs/xor_retrieve/predictions.json  the same in XOR-Retrieve's official form
-results.json                        {"benchmarks": {NAME: {"n", "data", "calibration": "none", "variants": {"raw": …}}}}
+results.json                        as of `evaluate`; "calibration" is "none", and "raw" is the one variant
 """
 
 from __future__ import annotations

@@ -24,11 +24,11 @@ class Tokenised(NamedTuple):
     """Tokens joined by blanks, and how many they are."""
 
     joined: str
-    count: int
+    size: int
 
     def first(self, count: int) -> str:
         """The first `count` tokens, joined by blanks."""
-        return self.joined if count >= self.count else " ".join(self.joined.split(" ", count)[:count])
+        return self.joined if count >= self.size else " ".join(self.joined.split(" ", count)[:count])
 
 
 class WordTokens:
@@ -79,6 +79,6 @@ def _spread(texts: Sequence[str]) -> list[Tokenised]:
 
 def _carried(texts: Sequence[str]) -> tuple[list[tuple[str, int]], str]:
     try:
-        return [(one.joined, one.count) for one in tokenise(texts)], ""
+        return [(one.joined, one.size) for one in tokenise(texts)], ""
     except UsageError as error:
         return [], carry(error)

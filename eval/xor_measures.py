@@ -78,9 +78,9 @@ class _Search:
         longest = self._limits[-1]
         for text in passages:
             tokens = self._words[text]
-            if tokens.count and self._count < longest:
+            if tokens.size and self._count < longest:
                 self._parts.append(tokens.first(longest - self._count))
-                self._count += tokens.count
+                self._count += tokens.size
         self._read += len(passages)
         text = " ".join(self._parts)
         ended = not passages or self._read >= len(self._passages) or self._count >= longest

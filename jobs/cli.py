@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobs.ablate import ablate
+from jobs.baseline import baseline
 from jobs.bench import bench
 from jobs.calibrate import calibrate
 from jobs.command import main as run_verbs
@@ -17,6 +18,7 @@ from jobs.gc import gc
 from jobs.generate import generate
 from jobs.index import index
 from jobs.mine import mine
+from jobs.passages import passages
 from jobs.pipeline import pipeline_command
 from jobs.prepare import prepare
 from jobs.pretrain import pretrain
