@@ -102,8 +102,8 @@ def mine(index_uri: str, output: str, config: MineConfig) -> Artifact:
         if not asked:
             raise DataError(f"{config.sources[0].files()[0].uri}: no question that could be used")
         rows = list(_mined(index_uri, asked, config))
-        files = quarantine.put(target.uri, "quarantine/rows.jsonl")
-    files.append(put_bytes(target.store, "pairs.jsonl.gz", pack_lines(rows)))
+        written = quarantine.put(target.uri, "quarantine/rows.jsonl")
+    written.append(put_bytes(target.store, "pairs.jsonl.gz", pack_lines(rows)))
     counts = [len(row["hard_negative_ctxs"]) for row in rows]
     summary = {
         "questions": len(rows),
@@ -111,7 +111,7 @@ def mine(index_uri: str, output: str, config: MineConfig) -> Artifact:
         "questions_with_fewer": sum(count < config.keep for count in counts),
         "quarantined": quarantine.rows,
     }
-    return target.finish(files, summary, {"seconds": time.monotonic() - started})
+    return target.finish(written, summary, {"seconds": time.monotonic() - started})
 
 
 def _usable(config: MineConfig, quarantine: Quarantine) -> Iterator[Asked]:

@@ -103,7 +103,7 @@ class _Builder:
         self._hashes.append(text_hash(asked.question))
         self._language_of.append(self._languages.setdefault(asked.lang, len(self._languages)))
         positives = list(dict.fromkeys(map(self._passage, asked.positives)))
-        chosen = []
+        chosen: list[int] = []
         for passage in asked.negatives:
             if len(chosen) == self.negatives:
                 break
@@ -224,7 +224,8 @@ class PairData:
 
 def _mapped(path: Path) -> NDArray[Any]:
     """A plain array over the mapped file: np.memmap costs 6 microseconds a slice, and maps no empty array."""
-    return np.load(path, mmap_mode="r" if path.stat().st_size > _HEADER else None).view(np.ndarray)
+    mapped: NDArray[Any] = np.load(path, mmap_mode="r" if path.stat().st_size > _HEADER else None).view(np.ndarray)
+    return mapped
 
 
 def _name(record: FileRecord) -> str:

@@ -56,6 +56,7 @@ from eval.context import ContextConfig, load_context
 from eval.exact import Similarity
 from eval.kept_embeddings import Encoding, Keeper
 from eval.loading import AnyBenchmark, Load, Loaded, is_ranked, languages_of, load_all
+from eval.mrtydi import MrTydiConfig, load_mrtydi
 from eval.protocol import Benchmark, Vectors, to_json_lines
 from eval.question_bitext import QuestionBitextConfig, load_question_bitext
 from eval.ranked import RankedBenchmark
@@ -63,6 +64,7 @@ from eval.ranked_runs import Answers, Asking, write_runs
 from eval.scores import ranked_entry, score_benchmark, summary_of
 from eval.tatoeba import TatoebaConfig, load_tatoeba
 from eval.translations import TranslationsConfig, load_translations
+from eval.xor_retrieve import XorRetrieveConfig, load_xor_retrieve
 from eval.xquad_r import XquadRConfig, load_xquad_r
 
 RESULTS = "results.json"
@@ -78,6 +80,8 @@ class EvaluateConfig(StrictModel):
     context: ContextConfig = ContextConfig()
     question_bitext: QuestionBitextConfig = QuestionBitextConfig()
     xquad_r: XquadRConfig = XquadRConfig()
+    mrtydi: MrTydiConfig = MrTydiConfig()
+    xor_retrieve: XorRetrieveConfig = XorRetrieveConfig()
     calibration: CalibrationConfig = Field(
         default=CalibrationConfig(), description="fit on the benchmark's sentences, where no calibration is given"
     )
@@ -93,6 +97,8 @@ _LOADERS: dict[str, Callable[[str, EvaluateConfig], AnyBenchmark]] = {
     "translations": lambda data, config: load_translations(data, config.translations),
     "question_bitext": lambda data, config: load_question_bitext(data, config.question_bitext),
     "xquad_r": lambda data, config: load_xquad_r(data, config.xquad_r),
+    "mrtydi": lambda data, config: load_mrtydi(data, config.mrtydi),
+    "xor_retrieve": lambda data, config: load_xor_retrieve(data, config.xor_retrieve),
 }
 BENCHMARKS = tuple(_LOADERS)
 

@@ -67,7 +67,8 @@ def _space(calibration: str | None, similarity: Similarity, unnamed: str) -> Spa
 
 
 def _packed(asked: Mapping[str, Asked]) -> bytes:
-    return save({name: np.ascontiguousarray(one.queries_QD) for name, one in asked.items()})
+    packed: bytes = save({name: np.ascontiguousarray(one.queries_QD) for name, one in asked.items()})
+    return packed
 
 
 def _plan(target: Output, embeddings: Embeddings, search: Search) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from ccp_ray.corpus import Corpus
 from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.encoder import Encoder
 from ccp_ray.hardware import resolve
-from eval.evaluate import EvaluateConfig, load_benchmarks, score_benchmark
+from eval.evaluate import EvaluateConfig, load_benchmarks
 from eval.protocol import Text, Vectors, distinct
+from eval.scores import score_benchmark
 
 FloatArray = NDArray[np.float32]
 

@@ -8,7 +8,9 @@ there, as the caller said where. Broken data (DataError) are never passed over.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
+
+from typing_extensions import TypeIs
 
 from ccp_ray.artifact import InputRef, digest_json
 from ccp_ray.errors import UsageError
@@ -48,7 +50,7 @@ class Loaded(NamedTuple):
         return InputRef(role=f"data.{name}", uri=absolute_uri(self.places[name]), fingerprint=digest_json(made_of))
 
 
-def is_ranked(benchmark: AnyBenchmark) -> TypeGuard[RankedBenchmark]:
+def is_ranked(benchmark: AnyBenchmark) -> TypeIs[RankedBenchmark]:
     """Whether the benchmark scores ranked lists; else it scores vectors."""
     return hasattr(benchmark, "collections")
 
