@@ -19,7 +19,6 @@ x k hits of each variant; not the number of pieces.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -29,7 +28,7 @@ from numpy.typing import NDArray
 from ccp_ray.calibration import Calibration, Step, unit
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import DataError, UsageError
-from ccp_ray.ranking import RANKED, Numbers, best, places
+from ccp_ray.ranking import RANKED, best, places
 from ccp_ray.shard import Shard
 
 FloatArray = NDArray[np.float32]
@@ -172,19 +171,3 @@ class Best:
         query_n, score_n = self._kept.column("query").to_numpy(), self._kept.column("score").to_numpy()
         last_n = places(query_n) == self._k - 1
         self._floor_Q[query_n[last_n]] = score_n[last_n]
-
-
-def texts_of(embeddings: Embeddings, piece_n: Numbers, row_n: Numbers) -> list[str]:
-    """The text of each row (piece, row in it), in their order. The pieces' tables are read, not their vectors.
-
-    Memory: one table, and the text of each row once, however often it is asked for.
-    """
-    starts_P = np.cumsum([0, *(piece.rows for piece in embeddings.pieces)])
-    numbers_U, place_n = np.unique(starts_P[piece_n] + row_n, return_inverse=True)
-    out_U = np.empty(len(numbers_U), dtype=object)
-    bounds = np.searchsorted(numbers_U, starts_P).tolist()
-    for start, stop, (low, high) in zip(starts_P[:-1].tolist(), starts_P[1:].tolist(), pairwise(bounds), strict=True):
-        if low < high:
-            texts = embeddings.table(start, stop).column("text")
-            out_U[low:high] = texts.take(pa.array(numbers_U[low:high] - start)).to_pylist()
-    return [str(text) for text in out_U[place_n]]

@@ -28,7 +28,8 @@ from ccp_ray.errors import DataError
 from ccp_ray.ledger import FileRecord, put_bytes, put_file
 from ccp_ray.ranking import places
 from ccp_ray.run_files import write_trec
-from eval.exact import UNNAMED, Asked, Similarity, Space, placed, texts_of
+from eval.collection_texts import texts_of
+from eval.exact import UNNAMED, Asked, Similarity, Space, placed
 from eval.exact_job import Search, run_search
 from eval.kept_embeddings import Encoding, Keeper
 from eval.loading import question_text
@@ -111,7 +112,7 @@ class Answers:
         name, space = f"search-{number:02d}", (how.calibration, how.similarity, collection.name)
         hits = run_search(self._target, Search(name, embedded.uri, asked, depth, *space))
         if any(benchmark.needs_text for benchmark, _ in asking):
-            hits = _with_texts(embeddings, hits)
+            hits = _with_texts(uri, hits)
         self._hits[uri], self.passages[uri] = hits, embeddings.rows
         self._rows[uri] = {text.id: row for row, text in enumerate(texts)}
 
@@ -156,14 +157,13 @@ def _tables(questions: Mapping[str, Sequence[Hit]]) -> Iterator[pa.Table]:
         yield pa.table(columns)
 
 
-def _with_texts(embeddings: Embeddings, hits: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
-    """The hits of all variants with their texts: one pass over the collection's rows."""
-    together = pa.concat_tables(hits.values())
-    texts = texts_of(embeddings, together.column("shard").to_numpy(), together.column("row").to_numpy())
-    bounds = np.cumsum([0, *map(len, hits.values())]).tolist()
+def _with_texts(uri: str, hits: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+    """The hits of all variants with their texts as distributed (embedded ones have their titles before them)."""
+    names = {variant: table.column("id").to_pylist() for variant, table in hits.items()}
+    texts = texts_of(uri, {name for each in names.values() for name in each})
     return {
-        variant: table.append_column("text", pa.array(texts[low:high], pa.large_string()))
-        for (variant, table), (low, high) in zip(hits.items(), pairwise(bounds), strict=True)
+        variant: table.append_column("text", pa.array([texts[name] for name in names[variant]], pa.large_string()))
+        for variant, table in hits.items()
     }
 
 

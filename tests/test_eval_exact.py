@@ -17,7 +17,7 @@ from ccp_ray.artifact import Artifact, Output, Request, open_output
 from ccp_ray.calibration import Calibration
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import DataError, UsageError
-from eval.exact import Asked, Best, Space, exact_search, placed, texts_of
+from eval.exact import Asked, Best, Space, exact_search, placed
 from eval.exact_job import Search, run_search
 from eval.protocol import VARIANTS
 
@@ -186,13 +186,6 @@ def test_rows_that_name_no_language_are_of_the_one_that_is_said(tmp_path):
     space = Space(calibration(), unnamed="sw")
     found = exact_search(written(tmp_path / "b", vectors, unnamed, [9]), asked, 5, space)
     assert all(found[name].equals(expected[name]) for name in VARIANTS)
-
-
-def test_texts_of_hits(tmp_path):
-    vectors, rows = collection(25)
-    embeddings = written(tmp_path / "e", vectors, rows, [7, 19])
-    found = texts_of(embeddings, np.array([2, 0, 2, 1, 0]), np.array([5, 6, 5, 0, 0]))
-    assert found == [rows[i][2] for i in (24, 6, 24, 7, 0)]
 
 
 def test_wrong_use_is_explained(tmp_path):
