@@ -90,8 +90,8 @@ def mine(index_uri: str, output: str, config: MineConfig) -> Artifact:
     if config.question_encoder is not None:
         inputs.append(model_reference("question_encoder", config.question_encoder))
     for number, source in enumerate(config.sources):
-        files = source.files()
-        inputs.append(InputRef(role=f"source-{number}", uri=files[0].uri, fingerprint=fingerprint(files)))
+        read = source.files()
+        inputs.append(InputRef(role=f"source-{number}", uri=read[0].uri, fingerprint=fingerprint(read)))
     target = open_output(output, Request(kind="pairs", config=config.request(), inputs=inputs))
     if isinstance(target, Artifact):
         return target
