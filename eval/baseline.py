@@ -2,7 +2,7 @@
 
 runs/mrtydi/LANG.trec               the rankings: `evaluate --run` reads them again
 runs/xor_retrieve/predictions.json  the same in XOR-Retrieve's official form
-results.json                        {"benchmarks": {NAME: {"n", "data", "calibration": "none", "variants": {"raw": SCORE}}}}
+results.json                        {"benchmarks": {NAME: {"n", "data", "calibration": "none", "variants": {"raw": ...}}}}
 """
 
 from __future__ import annotations

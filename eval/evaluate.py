@@ -19,6 +19,7 @@
 
     SCORE of tatoeba, translations:  {"macro": {forward, backward, mean}, "pairs": {"fr-en": {forward, backward, mean}}}
     SCORE of context:                {"macro": {accuracy, chance}, "languages": {LANG: {accuracy, chance}}}
+    SCORE of mrtydi, xor_retrieve:   {"macro", "languages": {LANG: ...}} with mrr@100, recall@100; r@2kt, r@5kt
 
 A variant holds all steps up to its name. Forward queries with the first language of the pair. Within one language
 a rotation changes no cosine: for context, "rotate" equals "scale" but for rounding.
@@ -53,12 +54,14 @@ from eval.context import ContextConfig, load_context
 from eval.exact import Similarity
 from eval.kept_embeddings import Encoding, Keeper
 from eval.loading import AnyBenchmark, Load, Loaded, is_ranked, languages_of, load_all
+from eval.mrtydi import MrTydiConfig, load_mrtydi
 from eval.protocol import Benchmark, Vectors, to_json_lines
 from eval.ranked import RankedBenchmark
 from eval.ranked_runs import Answers, Asking, write_runs
 from eval.scores import ranked_entry, score_benchmark, summary_of
 from eval.tatoeba import TatoebaConfig, load_tatoeba
 from eval.translations import TranslationsConfig, load_translations
+from eval.xor_retrieve import XorRetrieveConfig, load_xor_retrieve
 
 RESULTS = "results.json"
 _TEXTS = ("embed", "calibration")
@@ -71,6 +74,8 @@ class EvaluateConfig(StrictModel):
     tatoeba: TatoebaConfig = TatoebaConfig()
     translations: TranslationsConfig = TranslationsConfig()
     context: ContextConfig = ContextConfig()
+    mrtydi: MrTydiConfig = MrTydiConfig()
+    xor_retrieve: XorRetrieveConfig = XorRetrieveConfig()
     calibration: CalibrationConfig = Field(
         default=CalibrationConfig(), description="fit on the benchmark's sentences, where no calibration is given"
     )
@@ -82,8 +87,10 @@ class EvaluateConfig(StrictModel):
 
 _LOADERS: dict[str, Callable[[str, EvaluateConfig], AnyBenchmark]] = {
     "context": lambda data, config: load_context(data, config.context),
+    "mrtydi": lambda data, config: load_mrtydi(data, config.mrtydi),
     "tatoeba": lambda data, config: load_tatoeba(data, config.tatoeba),
     "translations": lambda data, config: load_translations(data, config.translations),
+    "xor_retrieve": lambda data, config: load_xor_retrieve(data, config.xor_retrieve),
 }
 BENCHMARKS = tuple(_LOADERS)
 
