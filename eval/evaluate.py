@@ -22,6 +22,7 @@
                          with the same by margin where asked for; tatoeba: "averages" and "joined" (`eval.tatoeba`)
     SCORE of xquad_r:    {"macro": {map, ...}, "languages": {LANG: {map, ...}}, "answers", "top"} (`eval.xquad_r`)
     SCORE of context:                {"macro": {accuracy, chance}, "languages": {LANG: {accuracy, chance}}}
+    SCORE of mrtydi, xor_retrieve:   {"macro", "languages": {LANG: ...}} with mrr@100, recall@100; r@2kt, r@5kt
 
 A variant holds all steps up to its name. Forward queries with the first language of the pair. Within one language
 a rotation changes no cosine: for context, "rotate" equals "scale" but for rounding.
