@@ -146,7 +146,7 @@ def test_a_calibration_that_lacks_a_language_is_refused_before_any_work(folder: 
 
 def test_wrong_use_is_explained(folder: Path) -> None:
     with pytest.raises(
-        UsageError, match="unknown benchmark 'tatoba'; known: context, tatoeba, translations, question_bitext, xquad_r, mrtydi"
+        UsageError, match="unknown benchmark 'tatoba'; known: context, tatoeba, translations, question_bitext"
     ):
         evaluate("encoder", ["tatoba"], str(folder), str(folder / "out"))
     with pytest.raises(UsageError, match="no data for benchmark 'tatoeba'"):
