@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from ccp_ray.artifact import JOB, digest_json, find_artifact
 from ccp_ray.errors import DataError, UsageError
-from ccp_ray.lines import SourceFile
+from ccp_ray.lines import PACKED, SourceFile
 from ccp_ray.patterns import expand
 from ccp_ray.records import Split, open_parquet
 from ccp_ray.storage import absolute_uri, open_store, split_uri
@@ -28,8 +28,8 @@ from ccp_ray.storage import absolute_uri, open_store, split_uri
 SPLIT_BYTES = 64 << 20
 _Format = Literal["jsonl", "tsv", "parquet", "text"]
 _SUFFIXES: dict[str, _Format] = {
-    **{f"{name}{pack}": "jsonl" for name in (".jsonl", ".json") for pack in ("", ".gz", ".zst")},
-    **{f".tsv{pack}": "tsv" for pack in ("", ".gz", ".zst")},
+    **{f"{name}{pack}": "jsonl" for name in (".jsonl", ".json") for pack in ("", *PACKED)},
+    **{f".tsv{pack}": "tsv" for pack in ("", *PACKED)},
     ".parquet": "parquet",
     ".txt": "text",
 }
@@ -75,7 +75,7 @@ def plan_splits(files: Sequence[SourceFile], split_bytes: int = SPLIT_BYTES) -> 
             group.append(file)
         elif kind == "parquet":
             splits += [Split(format="parquet", files=[file], start=a, end=b) for a, b in _row_groups(file, split_bytes)]
-        elif file.name.endswith((".gz", ".zst")):
+        elif file.name.endswith(PACKED):
             splits.append(Split(format=kind, files=[file]))
         else:
             starts = range(0, file.bytes, split_bytes)

@@ -22,8 +22,11 @@ from pydantic import Field, model_validator
 from ccp_ray.config import StrictModel
 from ccp_ray.errors import DataError
 from ccp_ray.json_stream import read_objects
-from ccp_ray.lines import SourceFile, source_file, whole_lines
+from ccp_ray.judged import read_qrels, read_topics
+from ccp_ray.lines import SourceFile, source_file
+from ccp_ray.passages import joined
 from ccp_ray.records import BadRow
+from ccp_ray.text_lines import numbered_lines
 
 _SAMPLE = 200
 
@@ -60,7 +63,7 @@ class Passage(NamedTuple):
     @property
     def whole(self) -> str:
         """As the encoder reads it: title, an empty line and text, as Mr.TyDi's documents have them."""
-        return f"{self.title}\n\n{self.text}" if self.title else self.text
+        return joined(self.title, self.text)
 
 
 class Asked(NamedTuple):
@@ -161,20 +164,14 @@ def _squad_question(passage: Passage, entry: Any, lang: str) -> Asked:
 
 
 def _read_judged(topics: str, qrels: str, docs: str, lang: str) -> Iterator[Asked | BadRow]:
-    relevant: dict[str, list[str]] = {}
-    for place, line in _lines(qrels):
-        fields = line.split()
-        if len(fields) != 4 or not fields[3].lstrip("-").isdigit():
-            raise DataError(f"{qrels}, {place}: expected `qid Q0 docid relevance`, found {line[:60]!r}")
-        if int(fields[3]) > 0:
-            relevant.setdefault(fields[0], []).append(fields[2])
+    relevant = {
+        name: [document for document, grade in documents.items() if grade > 0]
+        for name, documents in read_qrels(qrels).items()
+    }
     passages = _judged_passages(docs, {name for names in relevant.values() for name in names})
-    for place, line in _lines(topics):
-        name, tab, question = line.partition("\t")
-        if not tab:
-            raise DataError(f"{topics}, {place}: expected a question id, a tab and a question, found {line[:60]!r}")
-        make = functools.partial(_judged_question, name, question.strip(), lang, relevant.get(name, []), passages)
-        yield _usable(make, topics, place, line)
+    for name, question in read_topics(topics).items():
+        make = functools.partial(_judged_question, name, question, lang, relevant.get(name, []), passages)
+        yield _usable(make, topics, f"question {name}", question)
 
 
 def _judged_question(
@@ -188,27 +185,16 @@ def _judged_question(
 
 def _judged_passages(docs: str, wanted: set[str]) -> dict[str, Passage]:
     found = {}
-    for place, line in _lines(docs):
+    for number, line in numbered_lines(docs):
         try:
             row = json.loads(line)
             name, contents = row["id"], row["contents"]
             title, blank, text = contents.partition("\n\n")
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise DataError(f'{docs}, {place}: expected a JSON object with "id" and "contents"') from None
+            raise DataError(f'{docs}, line {number}: expected a JSON object with "id" and "contents"') from None
         if name in wanted:
             found[name] = Passage(title, text, name) if blank else Passage("", contents, name)
     return found
-
-
-def _lines(uri: str) -> Iterator[tuple[str, str]]:
-    """Lines that are not blank, each with its place."""
-    for number, line in enumerate(whole_lines(source_file(uri)), 1):
-        try:
-            text = line.data.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
-        except UnicodeDecodeError:
-            raise DataError(f"{uri}, line {number}: not UTF-8 text") from None
-        if text.strip():
-            yield f"line {number}", text
 
 
 def _object(value: Any) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from ccp_ray.config import StrictModel
 from ccp_ray.errors import DataError
-from ccp_ray.lines import ROW_LIMIT, RangeReader, SourceFile, owned_lines, unpacked_lines
+from ccp_ray.lines import PACKED, ROW_LIMIT, RangeReader, SourceFile, owned_lines, unpacked_lines
 from ccp_ray.passages import parse_passage, with_text
 from ccp_ray.storage import split_uri
 
@@ -85,7 +85,7 @@ def check_bad_rows(bad: int, total: int, max_share: float, first: BadRow | None)
 def _read_lines(split: Split, required: Collection[str]) -> Iterator[Record | BadRow]:
     file = split.files[0]
     parse = _parse_json if split.format == "jsonl" else _parse_tabs
-    packed = file.name.endswith((".gz", ".zst"))
+    packed = file.name.endswith(PACKED)
     end = file.bytes if split.end is None else split.end
     lines = unpacked_lines(file) if packed else owned_lines(file, split.start, end)
     for number, line in enumerate(lines, 1):

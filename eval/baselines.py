@@ -21,8 +21,7 @@ from pydantic import Field
 
 from ccp_ray.config import StrictModel
 from eval.collection_texts import Passages, read_collection
-from eval.mrtydi import MrTydi
-from eval.ranked import Hit, Question, RankedBenchmark, Run
+from eval.ranked import Hit, Judged, Question, RankedBenchmark, Run
 from eval.search_words import search_words
 
 
@@ -46,8 +45,8 @@ def rank(benchmark: RankedBenchmark, method: str, config: BaselineConfig) -> Run
         asked.setdefault(question.collection, []).append(question)
     for collection in benchmark.collections():
         passages = read_collection(collection.uri)
-        if isinstance(benchmark, MrTydi):
-            benchmark.check_documents(collection.name, set(passages.ids))
+        if isinstance(benchmark, Judged):
+            benchmark.check_documents(collection.name, passages.ids)
         ranker = _RANKERS[method](passages, benchmark.depth, config)
         for question in asked.get(collection.name, []):
             rows, scores = ranker(question.text)

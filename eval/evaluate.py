@@ -220,7 +220,7 @@ def _score_ranked(
         variants: dict[str, Any] = {}
         for variant in answers.variants:
             run = answers.run(benchmark, variant)
-            files += write_runs(target, name, variant, run)
+            files += write_runs(target.store, benchmark, variant, run)
             variants[variant] = benchmark.score(run)
         passages = {one.name: answers.passages[one.uri] for one in benchmark.collections()}
         entry = ranked_entry(benchmark, how.calibration is not None, variants)

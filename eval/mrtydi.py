@@ -10,6 +10,7 @@ The collection of language xx is named "xx": the language of its passages, which
 from __future__ import annotations
 
 from collections.abc import Collection as Ids
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,8 +19,9 @@ from pydantic import Field
 from ccp_ray.artifact import digest_json
 from ccp_ray.config import StrictModel
 from ccp_ray.errors import DataError, UsageError
+from ccp_ray.judged import read_qrels, read_topics
 from ccp_ray.progress import say
-from eval.mrtydi_files import NAMES, Files, find_files, read_qrels, read_topics
+from eval.mrtydi_files import NAMES, Files, find_files
 from eval.ranked import Collection, Question, Run
 from eval.trec_measures import trec_scores
 
@@ -71,14 +73,14 @@ class MrTydi:
             for name, text in own.questions.items()
         ]
 
-    def check_documents(self, lang: str, ids: Ids[str]) -> int:
+    def check_documents(self, lang: str, ids: Iterable[str]) -> int:
         """How many judged documents of a language its collection (`ids`) lacks; also said, and told by `describe`.
 
         Raises DataError where it lacks most: then these are not the passages that the judgements are about.
         """
         own = self.languages[lang]
         wanted = {doc for documents in own.judged.values() for doc in documents}
-        lacking = sorted(doc for doc in wanted if doc not in ids)
+        lacking = sorted(wanted.difference(ids))
         self.unknown[lang] = len(lacking)
         if not lacking:
             return 0
@@ -155,7 +157,7 @@ def load_mrtydi(data: str, config: MrTydiConfig | None = None) -> MrTydi:
 
 
 def _read(files: Files) -> _Language:
-    questions, judged = read_topics(files.topics), read_qrels(files.qrels).judged
+    questions, judged = read_topics(files.topics), read_qrels(files.qrels)
     strange = [name for name in judged if name not in questions]
     if strange:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Mr.TyDi's files as they are distributed: which there are, and what stands in them.
+"""Mr.TyDi's files as they are distributed: which there are. What stands in them `ccp_ray.judged` reads.
 
     topics.mrtydi-v1.1-LANG.SPLIT.txt[.gz]     qid<TAB>question         (also .tsv; or mrtydi-v1.1-LANG/topic.SPLIT.tsv)
     qrels.mrtydi-v1.1-LANG.SPLIT.txt[.gz]      qid Q0 docid relevance   (also mrtydi-v1.1-LANG/qrels.SPLIT.txt)
@@ -14,9 +14,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ccp_ray.errors import DataError, UsageError
+from ccp_ray.errors import UsageError
 from ccp_ray.storage import Store, open_store
-from eval.text_lines import numbered_lines
 
 NAMES = {
     **{"arabic": "ar", "bengali": "bn", "english": "en", "finnish": "fi", "indonesian": "id", "japanese": "ja"},
@@ -40,13 +39,6 @@ class Files(NamedTuple):
     topics: str
     qrels: str
     docs: str | None
-
-
-class Relevance(NamedTuple):
-    """{question: {document: relevance}} of a qrels file, and where it stands."""
-
-    uri: str
-    judged: dict[str, dict[str, int]]
 
 
 def find_files(data: str, split: str) -> dict[str, Files]:
@@ -83,36 +75,3 @@ def _find(store: Store, keys: Iterable[str], patterns: tuple[str, ...], split: s
             raise UsageError(f"{store.uri(key)}: {found[lang]} has the same content by its name; keep one of them")
         found[lang] = store.uri(key)
     return found
-
-
-def read_topics(uri: str) -> dict[str, str]:
-    """{qid: question} in the file's order. Raises DataError naming the line that is none, or whose id came before."""
-    questions: dict[str, str] = {}
-    lines: dict[str, int] = {}
-    for number, line in numbered_lines(uri):
-        name, tab, question = line.partition("\t")
-        if not tab or not name.strip() or not question.strip():
-            raise DataError(f"{uri}, line {number}: expected an id, a tab and a question")
-        name = name.strip()
-        if name in lines:
-            raise DataError(f"{uri}, line {number}: question id {name!r} came before, at line {lines[name]}")
-        questions[name], lines[name] = question.strip(), number
-    if not questions:
-        raise DataError(f"{uri}: no questions")
-    return questions
-
-
-def read_qrels(uri: str) -> Relevance:
-    """A TREC qrels file. Raises DataError naming the line that is no judgement, or repeats one."""
-    judged: dict[str, dict[str, int]] = {}
-    for number, line in numbered_lines(uri):
-        fields = line.split()
-        if len(fields) != 4 or not fields[3].lstrip("-").isdigit():
-            raise DataError(f"{uri}, line {number}: expected four columns of TREC qrels: qid Q0 docid relevance")
-        documents = judged.setdefault(fields[0], {})
-        if fields[2] in documents:
-            raise DataError(f"{uri}, line {number}: document {fields[2]!r} is judged twice for question {fields[0]!r}")
-        documents[fields[2]] = int(fields[3])
-    if not judged:
-        raise DataError(f"{uri}: no judgements")
-    return Relevance(uri, judged)

@@ -10,8 +10,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 
 class Collection(NamedTuple):
@@ -68,3 +68,14 @@ class RankedBenchmark(Protocol):
 
     def key(self) -> str:
         """A digest of the questions and of what is expected."""
+
+
+@runtime_checkable
+class Judged(Protocol):
+    """A benchmark whose judgements name documents, which a collection may lack."""
+
+    def check_documents(self, lang: str, ids: Iterable[str]) -> int:
+        """How many judged documents the collection of this name lacks; `ids` are all that it has.
+
+        Raises DataError where it lacks most.
+        """

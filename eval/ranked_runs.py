@@ -12,10 +12,8 @@ depth, with texts where a benchmark scores them: each text once).
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -25,18 +23,20 @@ from ccp_ray.artifact import Output
 from ccp_ray.calibration import Calibration
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import DataError
-from ccp_ray.ledger import FileRecord, put_bytes, put_file
+from ccp_ray.ledger import FileRecord, put_bytes
 from ccp_ray.ranking import places
-from ccp_ray.run_files import write_trec
+from ccp_ray.storage import Store
 from eval.collection_texts import texts_of
 from eval.exact import UNNAMED, Asked, Similarity, Space, placed
 from eval.exact_job import Search, run_search
 from eval.kept_embeddings import Encoding, Keeper
 from eval.loading import question_text
 from eval.protocol import VARIANTS, Text, Vectors, distinct, to_json_lines
-from eval.ranked import Collection, Hit, Question, RankedBenchmark, Run
+from eval.ranked import Collection, Hit, Judged, Question, RankedBenchmark, Run
+from eval.run_reader import to_predictions, to_trec
 
 _DECIMALS = 6
+_TAG = "ccp-ray"
 
 
 class Asking(NamedTuple):
@@ -105,6 +105,9 @@ class Answers:
         embedded = self._keeper.embedded(uri, self._how.passages, f"passages/{number:02d}-{collection.name}")
         embeddings = Embeddings.open(embedded.uri)
         self._check(collection, embeddings)
+        for benchmark in self._benchmarks.values():
+            if isinstance(benchmark, Judged) and collection in benchmark.collections():
+                benchmark.check_documents(collection.name, _ids(embeddings))
         texts = distinct(question_text(question) for _, chosen in asking for question in chosen)
         depth = max((benchmark.depth for benchmark, _ in asking), default=1)
         asked = {variant: self._asked(variant, texts, vectors) for variant in self.variants}
@@ -135,26 +138,24 @@ class Answers:
             )
 
 
-def write_runs(target: Output, name: str, variant: str, run: Run) -> list[FileRecord]:
-    """runs/NAME/VARIANT/LANG.trec for each language. Raises DataError for an id that a TREC run cannot hold."""
-    records = []
-    with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
-        for lang, questions in run.items():
-            path = Path(scratch, f"{lang}.trec")
-            write_trec(_tables(questions), path)
-            records.append(put_file(target.store, f"runs/{name}/{variant}/{lang}.trec", path))
+def _ids(embeddings: Embeddings) -> Iterator[str]:
+    """Of all passages, piece after piece."""
+    start = 0
+    for piece in embeddings.pieces:
+        yield from embeddings.ids(start, start + piece.rows)
+        start += piece.rows
+
+
+def write_runs(store: Store, benchmark: RankedBenchmark, variant: str, run: Run) -> list[FileRecord]:
+    """runs/NAME/VARIANT/LANG.trec for each language, and predictions.json where texts are scored: what `--run` reads.
+
+    Raises DataError for an id that a TREC run cannot hold.
+    """
+    folder = f"runs/{benchmark.name}/{variant}"
+    records = [put_bytes(store, f"{folder}/{lang}.trec", to_trec(questions, _TAG)) for lang, questions in run.items()]
+    if benchmark.needs_text:
+        records.append(put_bytes(store, f"{folder}/predictions.json", to_predictions(run)))
     return records
-
-
-def _tables(questions: Mapping[str, Sequence[Hit]]) -> Iterator[pa.Table]:
-    for question, hits in questions.items():
-        columns = {
-            "query": pa.array([question] * len(hits), pa.string()),
-            "rank": pa.array(range(1, len(hits) + 1), pa.int32()),
-            "id": pa.array([hit.id for hit in hits], pa.string()),
-            "score": pa.array([hit.score for hit in hits], pa.float64()),
-        }
-        yield pa.table(columns)
 
 
 def _with_texts(uri: str, hits: Mapping[str, pa.Table]) -> dict[str, pa.Table]:

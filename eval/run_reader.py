@@ -22,9 +22,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from ccp_ray.errors import DataError, UsageError
-from ccp_ray.storage import open_store, read_uri, split_uri
+from ccp_ray.lines import PACKED
+from ccp_ray.storage import open_store, read_uri
+from ccp_ray.text_lines import all_lines
 from eval.ranked import Hit, Run
-from eval.text_lines import PACKED, all_lines
 
 _COLUMNS = 6
 RUN_ENDINGS = (".trec", ".run", ".txt", ".tsv")
@@ -172,14 +173,8 @@ def _is_prediction(row: object) -> bool:
     )
 
 
-def write_predictions(run: Run, uri: str) -> None:
-    """The official JSON of a run whose hits have texts; the same run gives the same bytes. Raises StoreError."""
-    store, key = split_uri(uri)
-    store.write(key, to_predictions(run))
-
-
 def to_predictions(run: Run) -> bytes:
-    """The bytes that `write_predictions` writes."""
+    """The official JSON of a run whose hits have texts; the same run gives the same bytes."""
     rows = [
         {"id": name, "lang": lang, "ctxs": [hit.text for hit in hits]}
         for lang, questions in run.items()

@@ -8,12 +8,12 @@ Articles and paragraphs are translations of one another, so a question's id is t
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ccp_ray.errors import DataError, UsageError
-from ccp_ray.storage import open_store, read_uri
+from ccp_ray.pair_sources import Passage, SourceConfig, read_source
+from ccp_ray.records import BadRow
+from ccp_ray.storage import open_store
 
 
 class Paragraph(NamedTuple):
@@ -24,7 +24,7 @@ class Paragraph(NamedTuple):
     text: str
 
 
-class Asked(NamedTuple):
+class Question(NamedTuple):
     """A question about a paragraph."""
 
     id: str
@@ -37,7 +37,7 @@ class Squad(NamedTuple):
     """One language's paragraphs and questions, in the file's order."""
 
     paragraphs: list[Paragraph]
-    questions: list[Asked]
+    questions: list[Question]
 
 
 def read_squad(folder: str) -> dict[str, Squad]:
@@ -50,20 +50,19 @@ def read_squad(folder: str) -> dict[str, Squad]:
 
 
 def _read(uri: str) -> Squad:
-    found = Squad([], [])
-    try:
-        for paragraph, qas in _paragraphs(json.loads(read_uri(uri))):
-            found.paragraphs.append(paragraph)
-            for qa in qas:
-                answers = list(dict.fromkeys(str(answer["text"]) for answer in qa["answers"]))
-                found.questions.append(Asked(str(qa["id"]), str(qa["question"]).strip(), answers, paragraph.id))
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{uri}: not SQuAD's format ({type(error).__name__}: {error})") from None
-    return found
-
-
-def _paragraphs(content: Any) -> Iterator[tuple[Paragraph, list[Any]]]:
-    for article, entry in enumerate(content["data"]):
-        title = str(entry.get("title", f"article {article}")).replace("_", " ")
-        for number, paragraph in enumerate(entry["paragraphs"]):
-            yield Paragraph(f"{article}#{number}", title, str(paragraph["context"]).strip()), paragraph["qas"]
+    paragraphs: dict[Passage, Paragraph] = {}
+    titles: list[str] = []
+    questions: list[Question] = []
+    for asked in read_source(SourceConfig(file=uri)):
+        if isinstance(asked, BadRow):
+            raise DataError(f"{uri}, {asked.row}: {asked.reason}; expected SQuAD's format")
+        about = asked.positives[0]
+        if about not in paragraphs:
+            titles += [about.title] if titles[-1:] != [about.title] else []
+            number = sum(one.title == about.title for one in paragraphs.values())
+            paragraphs[about] = Paragraph(f"{len(titles) - 1}#{number}", about.title, about.text.strip())
+        answers = list(dict.fromkeys(asked.answers))
+        questions.append(Question(asked.id, asked.question.strip(), answers, paragraphs[about].id))
+    if not questions:
+        raise DataError(f"{uri}: no questions; expected SQuAD's format")
+    return Squad(list(paragraphs.values()), questions)

@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ccp_ray.errors import DataError, UsageError
+from ccp_ray.lines import PACKED
 from ccp_ray.storage import Store, open_store
-from eval.text_lines import PACKED, json_objects
+from ccp_ray.text_lines import json_objects
 
 
 class Answered(NamedTuple):

@@ -12,7 +12,7 @@ from eval.curve import CurveConfig
 from eval.curve import curve as evaluate_run
 from eval.report_curves import EVALUATIONS, read_evaluations
 from jobs.command import Address, AsJson, ConfigFiles, Output, Overrides, headline, main, print_json, reported, run
-from jobs.evaluate import Benchmarks, Data
+from jobs.evaluate import Benchmarks, Data, benchmark_names
 
 
 def curve(
@@ -28,7 +28,7 @@ def curve(
     as_json: AsJson = False,
 ) -> None:
     """Score the kept checkpoints of a training run on benchmarks, while it goes on or after it."""
-    names = [name.strip() for name in benchmarks.split(",") if name.strip()]
+    names = benchmark_names(benchmarks)
     with reported():
         settings = load_config(CurveConfig, config or (), overrides or (), {"every": every})
     run(

@@ -73,7 +73,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score an encoder on benchmarks, raw and after each calibration step; or score run files."""
-    names = [name.strip() for name in benchmarks.split(",") if name.strip()]
+    names = benchmark_names(benchmarks)
     with reported():
         settings = load_config(EvaluateConfig, config or (), overrides or ())
         used = {"--calibration": calibration, "--query-encoder": query_encoder, "--cache": cache}
@@ -90,6 +90,11 @@ def evaluate(
         )
 
     run(work, address=address, as_json=as_json, show=show_scores)
+
+
+def benchmark_names(listed: str) -> list[str]:
+    """The names in a comma-separated list."""
+    return [name.strip() for name in listed.split(",") if name.strip()]
 
 
 def _check(encoder: str | None, runs: Sequence[str] | None, used: Mapping[str, str | None], plan: bool) -> str:

@@ -95,9 +95,9 @@ def test_the_artifact_has_runs_that_score_the_same(tmp_path):
     artifact = evaluate_baseline("bm25", ["mrtydi", "xor_retrieve"], data, str(tmp_path / "out"))
     assert artifact.kind == "evaluation"
     assert artifact.summary["benchmarks"]["mrtydi"]["raw"] == {"mrr@100": 1.0, "recall@100": 1.0}
-    runs = read_runs(f"{artifact.uri}/runs/mrtydi", ["en"])
+    runs = read_runs(f"{artifact.uri}/runs/mrtydi/raw", ["en"])
     assert [hit.id for hit in runs["en"]["2"]] == ["2#0"]
-    assert read_predictions(f"{artifact.uri}/runs/xor_retrieve/predictions.json")["fi"]["q"][0].text == TEXTS[3]
+    assert read_predictions(f"{artifact.uri}/runs/xor_retrieve/raw/predictions.json")["fi"]["q"][0].text == TEXTS[3]
     results = json.loads((tmp_path / "out" / "results.json").read_text())["benchmarks"]
     assert results["xor_retrieve"]["calibration"] == "none"
     # word_tokenize parts "cat" from the comma.
@@ -113,8 +113,11 @@ def test_bad_requests_are_named(tmp_path):
     data = benchmark_folder(tmp_path)
     with pytest.raises(UsageError, match="unknown baseline 'tfidf'; known: bm25, random"):
         evaluate_baseline("tfidf", ["mrtydi"], data, str(tmp_path / "out"))
-    with pytest.raises(UsageError, match="unknown benchmark 'tatoeba'; with a collection to rank there are mrtydi"):
-        evaluate_baseline("bm25", ["tatoeba"], data, str(tmp_path / "out"))
+    for lang in ("xx", "yy"):
+        (tmp_path / "texts").mkdir(exist_ok=True)
+        (tmp_path / "texts" / f"{lang}.txt").write_text("one\n")
+    with pytest.raises(UsageError, match="benchmark 'translations' has no collection to rank"):
+        evaluate_baseline("bm25", ["translations"], str(tmp_path / "texts"), str(tmp_path / "out"))
 
 
 def test_collections_are_read_and_ids_are_unique(tmp_path):

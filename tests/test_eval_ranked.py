@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from ccp_ray.patterns import expand
 from ccp_ray.storage import read_uri
 from eval import evaluate as module
 from eval.evaluate import EvaluateConfig, evaluate, load_benchmarks
+from eval.run_reader import read_runs
 from eval.run_scores import score_runs
 
 WIDTH = 12
@@ -135,7 +136,11 @@ def test_both_kinds_at_once_and_a_shared_collection_once(folder: Path, embed: Fa
         for name, entry in results(artifact).items():
             assert results(together)[name] == entry
     runs = [record.path for record in together.files if record.path.startswith("runs/")]
-    assert runs == [f"runs/{name}/raw/{lang}.trec" for name in ("toy", "wordy") for lang in LANGUAGES]
+    assert runs == [
+        *(f"runs/toy/raw/{lang}.trec" for lang in LANGUAGES),
+        "runs/wordy/raw/predictions.json",
+        *(f"runs/wordy/raw/{lang}.trec" for lang in LANGUAGES),
+    ]
     assert not list((folder / "out").glob("_search/*"))
 
 
@@ -277,6 +282,31 @@ def test_predictions_with_texts_are_scored(folder: Path) -> None:
 
     run = read_all([str(folder / "p.json")], wordy)
     assert [hit.text for hit in run["qaa"]["0"]] == ["qac 1", "qac 2"]
+
+
+def test_predictions_that_are_written_hold_every_question_and_its_texts(folder: Path) -> None:
+    made = evaluate("e", ["wordy"], str(folder), str(folder / "out"))
+    predicted = json.loads(made.read("runs/wordy/raw/predictions.json"))
+    listed = read_runs(made.store.uri("runs/wordy/raw"), LANGUAGES)
+    for lang in LANGUAGES:
+        texts = {row["id"]: row["ctxs"] for row in predicted if row["lang"] == lang}
+        assert texts == {name: [f"qac {hit.id[1:]}" for hit in hits] for name, hits in listed[lang].items()}
+        assert len(texts) == QUESTIONS
+
+
+class JudgedToy(Toy):
+    """Wants to know what the collection has."""
+
+    def check_documents(self, lang: str, ids: Iterable[str]) -> int:
+        self.seen = (lang, list(ids))
+        return 0
+
+
+def test_what_is_judged_is_looked_for_in_the_collection(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = JudgedToy(str(folder))
+    monkeypatch.setattr(module, "_LOADERS", module._LOADERS | {"toy": lambda *_: judged})
+    evaluate("e", ["toy"], str(folder), str(folder / "out"))
+    assert judged.seen == ("qac", [f"p{i}" for i in range(PASSAGES)])
 
 
 def test_only_the_job_runs_ranked_benchmarks(folder: Path) -> None:

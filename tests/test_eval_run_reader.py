@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ccp_ray.errors import DataError, UsageError
 from eval.ranked import Hit
-from eval.run_reader import read_predictions, read_run, read_runs, to_trec, trec_order, write_predictions
+from eval.run_reader import read_predictions, read_run, read_runs, to_predictions, to_trec, trec_order
 from eval.trec_measures import trec_scores
 
 RUN = st.dictionaries(
@@ -82,7 +82,8 @@ def test_runs_by_language(tmp_path):
 
 def test_predictions_are_written_and_read(tmp_path):
     uri = str(tmp_path / "p.json")
-    write_predictions({"ar": {"1": [Hit("x", 9.0, "Eins"), Hit("y", 8.0, "zwei")], "2": []}}, uri)
+    written = to_predictions({"ar": {"1": [Hit("x", 9.0, "Eins"), Hit("y", 8.0, "zwei")], "2": []}})
+    (tmp_path / "p.json").write_bytes(written)
     rows = [{"id": "1", "lang": "ar", "ctxs": ["Eins", "zwei"]}, {"id": "2", "lang": "ar", "ctxs": []}]
     assert json.loads((tmp_path / "p.json").read_text()) == rows
     assert read_predictions(uri) == {"ar": {"1": [Hit("1", -1.0, "Eins"), Hit("2", -2.0, "zwei")], "2": []}}

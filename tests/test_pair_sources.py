@@ -96,8 +96,13 @@ def test_mrtydi_by_tabs_or_blanks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("topics", "qrels", "docs", "said"),
     [
-        ("6 Bandari\n", "6 Q0 1#0 1\n", DOCS, r"topics\.tsv, line 1: expected a question id, a tab"),
-        ("6\tB\n", "6 Q0 1#0\n", DOCS, r"qrels\.txt, line 1: expected `qid Q0 docid relevance`, found '6 Q0 1#0'"),
+        ("6 Bandari\n", "6 Q0 1#0 1\n", DOCS, r"topics\.tsv, line 1: expected an id, a tab"),
+        (
+            "6\tB\n",
+            "6 Q0 1#0\n",
+            DOCS,
+            r"qrels\.txt, line 1: expected four columns of TREC qrels",
+        ),
         ("6\tB\n", "6 Q0 1#0 1\n", '{"id": "1#0"}\n', r'docs\.jsonl, line 1: expected a JSON object with "id"'),
     ],
 )

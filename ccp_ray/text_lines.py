@@ -1,4 +1,4 @@
-"""Lines of a small text file, plain or packed, with their numbers: what benchmark files are read by."""
+"""Lines of a text file, plain or packed, with their numbers: questions, judgements and runs are read so."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from ccp_ray.errors import DataError, UsageError
-from ccp_ray.lines import SourceFile, owned_lines, unpacked_lines
-from ccp_ray.storage import read_uri, split_uri
-
-PACKED = (".gz", ".zst")
+from ccp_ray.errors import DataError
+from ccp_ray.lines import PACKED, source_file, whole_lines
+from ccp_ray.storage import read_uri
 
 
 def numbered_lines(uri: str) -> Iterator[tuple[int, str]]:
@@ -18,12 +16,7 @@ def numbered_lines(uri: str) -> Iterator[tuple[int, str]]:
 
     Raises UsageError where there is no such file, DataError naming the line that is not UTF-8.
     """
-    store, key = split_uri(uri)
-    size = store.size(key)
-    if size is None:
-        raise UsageError(f"{uri}: no such file")
-    file = SourceFile(uri=uri, name=key, bytes=size)
-    for number, line in enumerate(unpacked_lines(file) if key.endswith(PACKED) else owned_lines(file, 0, size), 1):
+    for number, line in enumerate(whole_lines(source_file(uri)), 1):
         try:
             text = line.data.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
         except UnicodeDecodeError as error:
