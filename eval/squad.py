@@ -63,6 +63,4 @@ def _read(uri: str) -> Squad:
             paragraphs[about] = Paragraph(f"{len(titles) - 1}#{number}", about.title, about.text.strip())
         answers = list(dict.fromkeys(asked.answers))
         questions.append(Question(asked.id, asked.question.strip(), answers, paragraphs[about].id))
-    if not questions:
-        raise DataError(f"{uri}: no questions; expected SQuAD's format")
     return Squad(list(paragraphs.values()), questions)
