@@ -73,5 +73,5 @@ def test_wrong_input_is_named(tmp_path):
     with pytest.raises(DataError, match="no English file"):
         make_passages(str(tmp_path), str(tmp_path / "out"))
     (tmp_path / "x.en.json").write_text('{"data": [{"paragraphs": [{}]}]}')
-    with pytest.raises(DataError, match=r"x.en.json: not SQuAD's format \(KeyError: 'context'\)"):
+    with pytest.raises(DataError, match=r'x.en.json, article 1: no "context"'):
         make_passages(str(tmp_path), str(tmp_path / "out"))
