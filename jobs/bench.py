@@ -6,6 +6,7 @@ embed      encoder loop, job, workers, memory, restart, GPU   jobs.benches.embed
 index      the job's build against plain FAISS                jobs.benches.index
 search     sharded search against one IndexFlatIP             jobs.benches.search
 store      requests on disk and on S3 servers                 jobs.benches.store
+scoring    ranked lists by the official measures              jobs.benches.scoring
 
 Figures are kept as JSON under `bench/`, one file a machine, after every part: what was measured is not lost when a
 later part fails. Scratch folders and servers are gone at the end, also after an interruption.
@@ -29,6 +30,7 @@ from jobs.benches.embed import embed_bench
 from jobs.benches.figures import BenchOptions, figure_table, today
 from jobs.benches.index import index_bench
 from jobs.benches.results import keep
+from jobs.benches.scoring import scoring_bench
 from jobs.benches.search import search_bench
 from jobs.benches.stages import stages_bench, stages_table
 from jobs.benches.store import store_bench
@@ -45,6 +47,7 @@ class Part(enum.Enum):
     index = "index"
     search = "search"
     store = "store"
+    scoring = "scoring"
 
 
 _ROUNDS = {Part.stages: 3}
@@ -53,6 +56,7 @@ _FIGURES: dict[Part, Callable[[BenchOptions], dict[str, Any]]] = {
     Part.index: index_bench,
     Part.search: search_bench,
     Part.store: store_bench,
+    Part.scoring: scoring_bench,
 }
 
 
@@ -73,7 +77,7 @@ def bench(
     objects: Annotated[int, typer.Option(min=1, help="Small objects of store.")] = 1000,
     as_json: AsJson = False,
 ) -> None:
-    """Measure this machine: stages, training, embed, index, search, store, beside others and what was asked for."""
+    """Measure this machine, part by part, beside others and what was asked for."""
     folder, measured = Path(results), dict[str, Any]()
     chosen = list(dict.fromkeys(parts or Part))
     with reported(), native_noise_aside(), _left_clean():

@@ -26,6 +26,7 @@ from jobs.benches.figures import BenchOptions
 from jobs.benches.gpu import gpu_bench, work
 from jobs.benches.index import index_bench, ivf_pq
 from jobs.benches.restart import restart_bench
+from jobs.benches.scoring import scoring_bench
 from jobs.benches.search import SHARDS, search_bench
 from jobs.benches.store import store_bench
 from jobs.benches.workers import gathered, shares
@@ -166,3 +167,9 @@ def test_the_gpu_section_counts_real_tokens_and_their_work(encoder: str) -> None
     model = transformers.XLMRobertaModel(config, add_pooling_layer=False)
     weights = sum(each.numel() for name, each in model.encoder.named_parameters() if each.ndim == 2)
     assert work(config, [5, 4]) == 2 * weights * 9 + 4 * 2 * 16 * (25 + 16)
+
+
+def test_scoring_is_timed_at_the_sizes_it_is_told(ray_local: None) -> None:
+    part = scoring_bench(BenchOptions(encoder="", rounds=1), xor_questions=6, run_questions=5)
+    assert set(named(part)) == {"XOR-Retrieve: 6 questions x 100 passages", "Mr.TyDi: a run of 5 questions x 100"}
+    assert part["passages"] == 12
