@@ -32,6 +32,10 @@ from ccp_ray.progress import Meter, say
 from ccp_ray.rows import Imported, import_rows, texts_reference
 from ccp_ray.session import ray_session
 
+# A worker loads torch and the model before its first row, some 5 s of a CPU; in that time another embeds 256 paragraphs
+# of a hundred tokens, or more of what is shorter.
+_WORKER_ROWS = 256
+
 
 def embed(
     encoder: str, texts: str, output: str, config: EmbedConfig | None = None, reuse: Sequence[str] = ()
@@ -93,22 +97,26 @@ def _run(
 
 def _stream(todo: list[Piece], encoder: str, output: str, config: EmbedConfig) -> Any:
     import ray.data
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-    use_gpu, workers, tokenizers = _sizes(config, len(todo))
+    use_gpu, (least, most), tokenizers = _sizes(config, len(todo), sum(piece.rows for piece in todo))
     # Tasks around the model must find room beside it, on one CPU too: 0.7 + 0.2 + 0.1.
     placement: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0.7} if use_gpu else {"num_cpus": 0.7}
     actor = (encoder, config.model_dump_json(), output)
+    readers = ActorPoolStrategy(min_size=1, max_size=tokenizers)
+    models = ActorPoolStrategy(min_size=least, max_size=most)
     return (
         ray.data.from_items([piece._asdict() for piece in todo], override_num_blocks=len(todo))
-        .map(Tokenise, fn_constructor_args=actor, concurrency=(1, tokenizers), num_cpus=0.2)
-        .map(Encode, fn_constructor_args=actor, concurrency=workers, **placement)
-        .map(commit_piece, fn_kwargs={"output": output}, num_cpus=0.1)
+        .map(Tokenise, fn_constructor_args=actor, compute=readers, num_cpus=0.2)
+        .map(Encode, fn_constructor_args=actor, compute=models, **placement)
+        # Two uploads beside each model keep up with it; without a bound each waiting piece starts a process.
+        .map(commit_piece, fn_kwargs={"output": output}, compute=TaskPoolStrategy(2 * most), num_cpus=0.1)
         .iter_rows()
     )
 
 
-def _sizes(config: EmbedConfig, pieces: int) -> tuple[bool, tuple[int, int], int]:
-    """Whether on GPUs, the least and most workers, and the most tokenizers."""
+def _sizes(config: EmbedConfig, pieces: int, rows: int) -> tuple[bool, tuple[int, int], int]:
+    """Whether on GPUs, the least and most workers, and the most tokenizers, for what is left to do."""
     import ray
 
     resources = ray.cluster_resources()
@@ -117,8 +125,8 @@ def _sizes(config: EmbedConfig, pieces: int) -> tuple[bool, tuple[int, int], int
     use_gpu = gpus > 0 if asked.gpu is None else asked.gpu
     if isinstance(asked.workers, tuple):
         least, most = asked.workers
-    else:
-        least = most = asked.workers or (max(gpus, 1) if use_gpu else cpus)  # Ray Data grows a pool late, or never
+    else:  # a fixed number: Ray Data grows a pool late, or never
+        least = most = asked.workers or (max(gpus, 1) if use_gpu else min(cpus, -(-rows // _WORKER_ROWS)))
     tokenizers = asked.tokenizers or max(1, cpus // 2 if use_gpu else cpus // 8)
     return use_gpu, (min(least, pieces), min(most, pieces)), min(tokenizers, pieces)
 

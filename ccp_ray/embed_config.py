@@ -18,7 +18,8 @@ class EmbedResources(StrictModel):
     """Actors that encode and that tokenise; changing these continues the same work."""
 
     workers: WorkerRange = Field(
-        default=None, description="actors that hold the model, or [min, max]; None: one a GPU, else one a CPU"
+        default=None,
+        description="actors that hold the model, or [min, max]; None: one a GPU, else one a CPU, for 256 rows at least",
     )
     tokenizers: int | None = Field(
         default=None, ge=1, description="at most; None: one for eight CPUs, on GPUs one for two CPUs"

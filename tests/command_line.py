@@ -16,6 +16,7 @@ APP = build_app(*VERBS)
 SETTINGS = {
     "generate": ["count=2", "concepts=60", "documents=12", "dev_documents=3", "sentences=8", "test_sentences=20"],
     "prepare": ["tokenizer.vocabulary=400"],
+    "embed": ["resources.workers=1"],
     "index": ["dtype=float32"],
 }
 

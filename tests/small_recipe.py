@@ -46,7 +46,8 @@ RECIPE: dict[str, Any] = {
         "log_every": 5,
         "resources": {"checkpoint_every": 5},
     },
-    "evaluate": {"context": {"sentences": 40}},
+    "embed": {"resources": {"workers": 1}},
+    "evaluate": {"context": {"sentences": 40}, "embed": {"resources": {"workers": 1}}},
 }
 
 

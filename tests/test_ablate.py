@@ -27,11 +27,9 @@ from jobs.ablation_config import AblationConfig, TrialPlan
 from jobs.ablation_trial import TRIAL, read_trial
 
 BASE = merge(
-    {name: RECIPE[name] for name in ("languages", "benchmarks", "prepare", "pretrain", "evaluate")},
+    {name: RECIPE[name] for name in ("languages", "benchmarks", "prepare", "pretrain", "embed", "evaluate")},
     {
         "languages": {"count": 2, "dev_sentences": 8},
-        "embed": {"resources": {"workers": 1}},
-        "evaluate": {"embed": {"resources": {"workers": 1}}},
         "pretrain": {"steps": 10, "resources": {"workers": 1, "max_failures": 0}},
     },
 )

@@ -46,7 +46,7 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "optimizer": {"lr": 3e-3, "warmup_steps": 2},
         "dev": {"every": 4},
         "log_every": 5,
-        "resources": {"checkpoint_every": 3, "checkpoint_keep": 1, "workers": 2},
+        "resources": {"checkpoint_every": 3, "checkpoint_keep": 1, "workers": 1},
     }
 
 

@@ -123,22 +123,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
     assert "checkpoint step-000000030 is damaged" in capsys.readouterr().err
 
 
-def test_zero_stage_3_gives_the_same_losses_and_weights(
-    trained: Artifact, small_corpus: Artifact, tmp_path: Path
-) -> None:
-    other = pretrain(small_corpus.uri, str(tmp_path / "stage"), configured(deepspeed={"zero_stage": 3}))
-    for one, two in zip(rows(other), rows(trained), strict=True):
-        if "probe" not in one:
-            assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
-    left, right = (load_file(Path(a.uri, "model.safetensors")) for a in (other, trained))
-    assert left.keys() == right.keys()  # gathered whole from both workers' parts
-    for name in left:
-        np.testing.assert_allclose(left[name], right[name], atol=5e-4, err_msg=name)
-
-
 def test_a_loss_that_breaks_down_fails_the_job_by_its_name(small_corpus: Artifact, tmp_path: Path) -> None:
     output = str(tmp_path / "diverged")
-    wild = configured(optimizer={"lr": 1e6, "warmup_steps": 0, "clip": 0.0})
+    wild = configured(optimizer={"lr": 1e6, "warmup_steps": 0, "clip": 0.0}, resources={"workers": 1})
     with pytest.raises(
         TrainingError, match=r"the loss is nan at step \d, in group \d \(language 'qa.*lower optimizer\.lr"
     ):

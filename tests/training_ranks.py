@@ -127,7 +127,7 @@ def _outcomes(rank: int, world: int, scenarios: dict[str, Scenario], folder: Pat
 
 def _run(scenario: Scenario, rank: int, world: int, folder: Path) -> Outcome:
     settings = config(**scenario.changes)
-    before = live_tensors()
+    before = live_tensors() if scenario.hidden > 16 else {}
     step = training_step(settings, rank, world, scenario.hidden)
     if scenario.state:
         step.load(scenario.state)

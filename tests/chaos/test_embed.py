@@ -30,7 +30,7 @@ from ccp_ray.storage import open_store
 ROWS, PIECE_ROWS = 80, 2
 IN_WORKERS = ("embed.read", "embed.tokenised", "embed.encoded", "embed.written", "embed.committed")
 IN_DRIVER = ("embed.collected", "artifact.unfinished")
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 
 def test_every_fault_point_is_killed_at_here():

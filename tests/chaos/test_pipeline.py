@@ -16,10 +16,10 @@ from small_recipe import start, write_recipe
 from ccp_ray.artifact import open_artifact, verify_artifact
 from ccp_ray.storage import open_store
 
-BASELINE = tuple(f"baseline/{stage}" for stage in ("encoder", "embeddings", "calibration", "evaluation"))
-AFTER = ("encoder", "embeddings", "calibration", "evaluation", "index", "report")
-STAGES = ("documents", "corpus", *BASELINE, *AFTER)
-_PATIENCE_S = 240.0
+MEASURED = ("encoder", "embeddings", "calibration", "evaluation")
+KILLED = ("documents", "corpus", *MEASURED, "index", "report")  # the baseline's stages run the code of those after it
+STAGES = (*KILLED, *(f"baseline/{stage}" for stage in MEASURED))
+_PATIENCE_S = 400.0
 
 
 def _environment(server: S3Server, cache: Path) -> dict[str, str]:
@@ -48,7 +48,7 @@ def _fingerprints(output: str) -> dict[str, str]:
     return {stage: open_artifact(f"{output}/{stage}").fingerprint for stage in STAGES}
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_killed_in_every_stage_it_ends_as_an_undisturbed_run_on_another_server(
     rclone_bucket: Bucket, moto_bucket: Bucket, tmp_path: Path
 ) -> None:
@@ -70,7 +70,7 @@ def test_killed_in_every_stage_it_ends_as_an_undisturbed_run_on_another_server(
         sign = "_ledger/checkpoints/step-00000001" if stage == "encoder" else "_job.json"
         return lambda: any(f"{stage}/{sign}" in key for key in written(stage))
 
-    for stage in STAGES:
+    for stage in KILLED:
         _kill_when(in_progress(stage), recipe, killed, rclone, tmp_path / "rclone.log")
         assert not any(key.endswith(f"{stage}/artifact.json") for key in written(stage)) or stage == "report"
     _finish(recipe, killed, rclone, tmp_path / "rclone.log")
