@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from ccp_ray.combinations import refuse
 from ccp_ray.config import StrictModel, semantic
@@ -47,8 +50,8 @@ class DevConfig(StrictModel):
     )
 
 
-class FinetuneConfig(StrictModel):
-    """Dense retrieval: a question's vector near that of the passage that answers it."""
+class FinetuneSettings(StrictModel):
+    """All of fine-tuning but its data."""
 
     seed: int = Field(default=42, description="[authors]")
     encoder: StartConfig
@@ -56,8 +59,6 @@ class FinetuneConfig(StrictModel):
         default=None, description="of two encoders, what the passages' one starts from; None: as encoder"
     )
     tied: bool = Field(default=True, description="one encoder for both sides; false: two")
-    train: list[SourceConfig] = Field(min_length=1)
-    dev_data: list[SourceConfig] = Field(default_factory=list)
     max_bad_share: float = Field(default=0.01, ge=0, le=1, description="rows that may be unusable")
     language_exponent: float | None = Field(
         default=None, ge=0, le=1, description="share of a language ~ questions^exponent; None: every question as often"
@@ -89,7 +90,7 @@ class FinetuneConfig(StrictModel):
     resources: TrainingResources = TrainingResources()
 
     @model_validator(mode="after")
-    def _consistent(self) -> FinetuneConfig:
+    def _consistent(self) -> Self:
         if self.passage_encoder is not None and self.tied:
             raise ValueError("passage_encoder with tied=true: one encoder reads both sides; set tied=false")
         if self.batch < 2 and not self.hard_negatives:
@@ -98,8 +99,6 @@ class FinetuneConfig(StrictModel):
             raise ValueError(f"hard_negatives={self.hard_negatives} is more than negative_pool={self.negative_pool}")
         if self.chunks > self.questions_per_group * (1 + self.hard_negatives):
             raise ValueError("chunks must not exceed a group's passages: a forward pass needs one")
-        if not self.dev_data and self.dev.best not in (None, "last"):
-            raise ValueError(f"dev.best={self.dev.best}: there are no dev questions; name some in dev_data")
         refuse(self, self.resources.gpu)
         return self
 
@@ -108,16 +107,40 @@ class FinetuneConfig(StrictModel):
         """Questions a step."""
         return self.groups_per_step * self.questions_per_group
 
-    @property
-    def best(self) -> Best:
-        """What the exported step is chosen by."""
-        return self.dev.best or ("loss" if self.dev_data else "last")
+    def planned_steps(self, questions: int) -> int:
+        """Of a run over so many training questions."""
+        return self.max_steps or max(1, math.ceil(self.epochs * questions / self.batch))
 
     def starts(self) -> dict[str, StartConfig]:
         """The encoder to start from, by the role of what is trained: one for both sides, or two."""
         if self.tied:
             return {"encoder": self.encoder}
         return {"question": self.encoder, "passage": self.passage_encoder or self.encoder}
+
+    def starting_at(self, places: Mapping[str, str]) -> Self:
+        """The same, its encoders where a run found them. places: URIs by role of an input."""
+        starts = {name: getattr(self, name) for name in ("encoder", "passage_encoder") if name in places}
+        return self.model_copy(
+            update={name: start.model_copy(update={"source": places[name]}) for name, start in starts.items()}
+        )
+
+
+class FinetuneConfig(FinetuneSettings):
+    """Dense retrieval: a question's vector near that of the passage that answers it."""
+
+    train: list[SourceConfig] = Field(min_length=1)
+    dev_data: list[SourceConfig] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _chosen_by_what_is_measured(self) -> Self:
+        if not self.dev_data and self.dev.best not in (None, "last"):
+            raise ValueError(f"dev.best={self.dev.best}: there are no dev questions; name some in dev_data")
+        return self
+
+    @property
+    def best(self) -> Best:
+        """What the exported step is chosen by."""
+        return self.dev.best or ("loss" if self.dev_data else "last")
 
     def request(self) -> dict[str, Any]:
         """What decides the result, as plain JSON: without places of data, whose content is an input of its own."""

@@ -9,7 +9,6 @@ moment and run again, it goes on, and ends in the same bits.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from ccp_ray.artifact import Artifact, InputRef, Output, Request, open_output
@@ -44,7 +43,7 @@ def finetune(output: str, config: FinetuneConfig) -> Artifact:
     ledger = target.ledger
     with target.unless_refused():
         data = _read(target, config)
-        steps = planned_steps(config, data[TRAIN].info["questions"])
+        steps = config.planned_steps(data[TRAIN].info["questions"])
     _tell(data, config, steps)
     with ray_session():
         if EXPORT not in ledger.committed():
@@ -54,11 +53,6 @@ def finetune(output: str, config: FinetuneConfig) -> Artifact:
     counts = {name: data[TRAIN].info[name] for name in known} | {"quarantined": data[TRAIN].quarantined}
     quarantined = [file for piece in data.values() for file in piece.files if file.path.startswith("quarantine/")]
     return target.finish([*entry.files, *quarantined], entry.info["summary"] | counts, entry.info["measured"])
-
-
-def planned_steps(config: FinetuneConfig, questions: int) -> int:
-    """Steps of the run."""
-    return config.max_steps or max(1, math.ceil(config.epochs * questions / config.batch))
 
 
 def _inputs(config: FinetuneConfig) -> list[InputRef]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ccp_ray.encoder_config import EncoderConfig
-from ccp_ray.finetune_config import FinetuneConfig, StartConfig
+from ccp_ray.finetune_config import FinetuneConfig, FinetuneSettings, StartConfig
 from ccp_ray.ledger import Ledger, put_folder
 from ccp_ray.pair_data import PairData, Readers
 from ccp_ray.storage import open_store
@@ -27,7 +27,7 @@ def work(arguments: dict[str, Any]) -> None:
     work_in_group(arguments, config.groups_per_step, lambda: _train_and_export(config, arguments))
 
 
-def load_encoders(config: FinetuneConfig) -> dict[str, Encoder]:
+def load_encoders(config: FinetuneSettings) -> dict[str, Encoder]:
     """The encoders to train, by role. Raises UsageError for one that cannot be trained."""
     from ccp_ray.encoder import load_trainable
 
@@ -82,11 +82,11 @@ def _export(run: Finetuning, output: str, seconds: float) -> None:
     store, files = open_store(output), []
     set_weights(run.engine.module, weights)
     for role, encoder in run.encoders.items():
-        _as_trained(role, encoder, run.config)
+        as_trained(role, encoder, run.config)
         encoder.model = run.engine.module.models[role]
         with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
             encoder.save(Path(scratch))
-            files += put_folder(store, Path(scratch), "" if run.config.tied else f"{role}/")
+            files += put_folder(store, Path(scratch), folder_of(role, run.config))
     dev = {row["step"]: row["dev"] for row in run.rows if "dev" in row}
     summary: dict[str, Any] = {"trained_steps": run.steps, "best_step": best, "similarity": run.config.similarity}
     if dev:
@@ -94,7 +94,12 @@ def _export(run: Finetuning, output: str, seconds: float) -> None:
     commit_export(run, store, files, summary, seconds)
 
 
-def _as_trained(role: str, encoder: Encoder, config: FinetuneConfig) -> None:
+def folder_of(role: str, config: FinetuneSettings) -> str:
+    """Where the encoder's files are in the output."""
+    return "" if config.tied else f"{role}/"
+
+
+def as_trained(role: str, encoder: Encoder, config: FinetuneSettings) -> None:
     """The folder's settings are those of training: length, prompt, and unit vectors where cosines were compared.
 
     An encoder of both sides can have one default prompt only: it has one where both sides' are the same.

@@ -24,13 +24,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pydantic import Field
 
 from ccp_ray.artifact import Artifact, InputRef, Request, digest_json, find_artifact, open_output
-from ccp_ray.checkpoint_export import export_checkpoint, training_request
+from ccp_ray.checkpoint_export import export_checkpoint
 from ccp_ray.checkpoints import checkpoint_ledger, checkpoint_name
 from ccp_ray.config import StrictModel, semantic
 from ccp_ray.errors import UsageError
 from ccp_ray.ledger import put_bytes
 from ccp_ray.progress import say
-from ccp_ray.storage import Store, absolute_uri, open_store
+from ccp_ray.storage import absolute_uri, open_store
+from ccp_ray.training_run import TrainingRun
 from eval.evaluate import RESULTS, EvaluateConfig, evaluate
 from eval.report_curves import EVALUATIONS, EvaluationRow
 
@@ -62,9 +63,8 @@ def curve(
     `follow`: wait for the checkpoints of a run that is not finished. Raises UsageError where `run` is no training run,
     keeps no checkpoint, or is unfinished and not followed (what is there was evaluated and stays).
     """
-    store = open_store(run)
-    training = training_request(store)
-    source = InputRef(role="training", uri=absolute_uri(run), fingerprint=digest_json(training.identity()))
+    training = TrainingRun.open(open_store(run))
+    source = InputRef(role="training", uri=absolute_uri(run), fingerprint=digest_json(training.request.identity()))
     settings = semantic(config) | {"benchmarks": sorted(benchmarks)}
     target = open_output(output, Request(kind="curve", config=settings, inputs=[source]))
     if isinstance(target, Artifact):
@@ -72,11 +72,11 @@ def curve(
     started = time.monotonic()
     rows: list[EvaluationRow] = []
     missing: list[int] = []
-    for step in _steps(int(training.config["steps"]), config.every):
-        if not _comes(store, step, follow, config.resources.poll_s):
+    for step in _steps(training.steps, config.every):
+        if not _comes(training, step, follow, config.resources.poll_s):
             missing.append(step)
             continue
-        evaluated = _evaluated(run, step, benchmarks, data, target.uri, config.evaluate)
+        evaluated = _evaluated(training, step, benchmarks, data, target.uri, config.evaluate)
         rows += _rows(step, evaluated)
         _tell(step, evaluated)
     if find_artifact(run) is None:
@@ -96,16 +96,18 @@ def _steps(last: int, every: int) -> list[int]:
     return [*range(0, last, every), last]
 
 
-def _comes(store: Store, step: int, follow: bool, poll_s: float) -> bool:
+def _comes(training: TrainingRun, step: int, follow: bool, poll_s: float) -> bool:
     """Whether the encoder after `step` can be had, now or (followed) once the run has come there."""
-    ledger, said = checkpoint_ledger(store), False
+    ledger, said = checkpoint_ledger(training.store), False
     while True:
-        finished = find_artifact(store.root) is not None  # before the ledger: a run commits first, then finishes
+        finished = (
+            find_artifact(training.store.root) is not None
+        )  # before the ledger: a run commits first, then finishes
         committed = ledger.committed()
         if step == 0 or checkpoint_name(step) in committed:
             return True
         if finished:
-            return step == _last_step(store)
+            return step == training.steps
         if not follow or any(name > checkpoint_name(step) for name in committed):
             return False
         if not said:
@@ -114,26 +116,42 @@ def _comes(store: Store, step: int, follow: bool, poll_s: float) -> bool:
         time.sleep(poll_s)
 
 
-def _last_step(store: Store) -> int:
-    return int(training_request(store).config["steps"])
-
-
 def _evaluated(
-    run: str, step: int, benchmarks: Sequence[str], data: str | Mapping[str, str], output: str, config: EvaluateConfig
+    training: TrainingRun,
+    step: int,
+    benchmarks: Sequence[str],
+    data: str | Mapping[str, str],
+    output: str,
+    config: EvaluateConfig,
 ) -> Artifact:
     """The evaluation of one step's encoder; not made again where it is there."""
     place = f"{output}/evaluations/step-{step:09d}"
     done = find_artifact(place)
     if done is not None:
         return done
-    whole = find_artifact(run)
-    if whole is not None and step == _last_step(open_store(run)):
-        return evaluate(run, benchmarks, data, place, config=config)
-    encoder = export_checkpoint(run, step, f"{output}/encoders/step-{step:09d}")
-    evaluated = evaluate(encoder.uri, benchmarks, data, place, config=config)
+    whole = find_artifact(training.store.root)
+    if whole is not None and step == whole.summary.get("best_step", training.steps):
+        return _evaluate(training, whole.uri, benchmarks, data, place, config)
+    encoder = export_checkpoint(training.store.root, step, f"{output}/encoders/step-{step:09d}")
+    evaluated = _evaluate(training, encoder.uri, benchmarks, data, place, config)
     for info in list(encoder.store.list()):
         encoder.store.delete(info.key)
     return evaluated
+
+
+def _evaluate(
+    training: TrainingRun,
+    encoder: str,
+    benchmarks: Sequence[str],
+    data: str | Mapping[str, str],
+    output: str,
+    config: EvaluateConfig,
+) -> Artifact:
+    """Of two encoders, the questions' one asks and the passages' one reads all else."""
+    if not training.two_encoders:
+        return evaluate(encoder, benchmarks, data, output, config=config)
+    asking, reading = f"{encoder}/question", f"{encoder}/passage"
+    return evaluate(reading, benchmarks, data, output, config=config, query_encoder=asking)
 
 
 def _rows(step: int, evaluated: Artifact) -> Iterator[EvaluationRow]:

@@ -25,11 +25,12 @@ from jobs.pretrain import pretrain
 from jobs.report import report
 from jobs.search import search
 from jobs.status import status
+from jobs.untrained import untrained
 from jobs.verify import verify
 
 VERBS = (
     *(pipeline_command, generate, prepare, pretrain, mine, finetune, embed, calibrate, index, search),
-    *(evaluate, baseline, passages, curve, report, ablate),
+    *(evaluate, baseline, untrained, passages, curve, report, ablate),
     *(status, verify, gc, export, doctor_command, fetch_data, bench),
 )
 

@@ -26,6 +26,9 @@ from ccp_ray.storage import storage_full
 from jobs.plan import Plan
 
 Output = Annotated[str, typer.Option("--output", "-o", help="Folder or s3:// URI of the artifact to write.")]
+TrainingRun = Annotated[
+    str, typer.Argument(metavar="RUN", help="The --output of `pretrain` or `finetune`, finished or not.")
+]
 ConfigFiles = Annotated[
     list[str] | None, typer.Option("--config", "-c", help="YAML file or URI; repeatable, later ones win.")
 ]

@@ -11,12 +11,24 @@ from ccp_ray.config import load_config
 from eval.curve import CurveConfig
 from eval.curve import curve as evaluate_run
 from eval.report_curves import EVALUATIONS, read_evaluations
-from jobs.command import Address, AsJson, ConfigFiles, Output, Overrides, headline, main, print_json, reported, run
+from jobs.command import (
+    Address,
+    AsJson,
+    ConfigFiles,
+    Output,
+    Overrides,
+    TrainingRun,
+    headline,
+    main,
+    print_json,
+    reported,
+    run,
+)
 from jobs.evaluate import Benchmarks, Data, benchmark_names
 
 
 def curve(
-    training: Annotated[str, typer.Argument(metavar="RUN", help="The --output of `pretrain`, finished or not.")],
+    training: TrainingRun,
     output: Output,
     every: Annotated[int, typer.Option(min=1, help="Steps; the run must keep these checkpoints (keep_every).")],
     benchmarks: Benchmarks,

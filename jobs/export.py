@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from jobs.command import AsJson, Output, main, run
+from jobs.command import AsJson, Output, TrainingRun, main, run
 
 
 def export(
-    training: Annotated[str, typer.Argument(metavar="RUN", help="The --output of `pretrain`, finished or not.")],
+    training: TrainingRun,
     output: Output,
     step: Annotated[int, typer.Option(help="Of a kept checkpoint (checkpoint_keep_every); 0: before training.")],
     as_json: AsJson = False,

@@ -19,6 +19,7 @@ from sentence_transformers import SentenceTransformer
 from small_recipe import start
 
 from ccp_ray.artifact import Artifact, verify_artifact
+from ccp_ray.checkpoint_export import export_checkpoint
 from ccp_ray.config import build_config
 from ccp_ray.encoder import Encoder
 from ccp_ray.errors import DataError, UsageError
@@ -91,6 +92,20 @@ def test_the_step_of_the_best_dev_loss_is_exported_and_its_checkpoint_stays(tune
     assert kept == {f"{step:09d}.json" for step in (best, 20)}
 
 
+def test_every_kept_step_is_exported(tuned: Artifact, request_: dict[str, Any], tmp_path: Path) -> None:
+    """The best step's export is the run's own encoder; step 0 is what training started from."""
+    best, start = tuned.summary["best_step"], request_["encoder"]["source"]
+    for step, expected in ((best, tuned.uri), (0, start)):
+        exported = export_checkpoint(tuned.uri, step, str(tmp_path / str(step)))
+        assert verify_artifact(exported) == []
+        left, right = load_file(f"{exported.uri}/model.safetensors"), load_file(f"{expected}/model.safetensors")
+        assert left.keys() >= right.keys()
+        assert all(np.array_equal(left[name], right[name]) for name in right)
+        assert Encoder.load(exported.uri).max_tokens == 20
+    with pytest.raises(UsageError, match="keeps no checkpoint of step 7; there is"):
+        export_checkpoint(tuned.uri, 7, str(tmp_path / "seventh"))
+
+
 def test_another_choice_exports_another_step(
     tuned: Artifact, request_: dict[str, Any], ray_local: None, tmp_path: Path
 ) -> None:
@@ -130,6 +145,9 @@ def test_two_encoders_by_cosine_are_two_folders(request_: dict[str, Any], ray_lo
     left, right = (load_file(f"{both.uri}/{side}/model.safetensors") for side in ("question", "passage"))
     assert any(not np.array_equal(left[name], right[name]) for name in left)
     assert "dev" not in both.summary
+    last = export_checkpoint(both.uri, 5, str(tmp_path / "last"))
+    for file in ("question/model.safetensors", "passage/model.safetensors", "question/modules.json"):
+        assert last.read(file) == both.read(file)
     again = {"encoder": {"source": f"{both.uri}/question"}, "passage_encoder": {"source": f"{both.uri}/passage"}}
     assert finetune(str(tmp_path / "again"), configured(request_, **(changes | again))).summary["trained_steps"] == 5
 
