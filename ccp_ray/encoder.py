@@ -272,30 +272,35 @@ def load_trainable(
         loaded = load_tokenizer(tokenizer)
         masked = new_model(config.architecture, loaded, seed)
         return Encoder(masked if with_mlm else masked.base_model, loaded, config.pooling or "mean")
+    check_trainable(source, config.pooling)
     folder = local_model(source)
     torch.manual_seed(seed)
     model = from_folder(transformers.AutoModelForMaskedLM if with_mlm else transformers.AutoModel, folder)
     encoder = Encoder._of_folder(folder, model.train(), config.pooling)
-    _check_trainable(source, folder, encoder, own_prompts)
+    if encoder.reader.prompt and not own_prompts:
+        raise UsageError(
+            f"{source}: training puts no prompt before sentences; remove default_prompt_name from "
+            "config_sentence_transformers.json"
+        )
     if with_mlm and encoder.tokenizer.mask_token_id is None:
         raise UsageError(f"{source}: the tokenizer has no mask token, which mlm needs; set mlm.weight=0")
     return encoder
 
 
-def _check_trainable(source: str, folder: Path, encoder: Encoder, own_prompts: bool) -> None:
-    """Training pools itself and takes tokens from the corpus: refuse what it would leave out."""
-    known = " and ".join(TRAINED_POOLINGS)
-    if encoder.pooling not in TRAINED_POOLINGS:
-        raise UsageError(f"{source}: training supports {known} pooling, not {encoder.pooling}; set encoder.pooling")
-    others = sorted({type(step).__name__ for step in encoder.modules.steps} - {"Normalize"})
+def check_trainable(source: str, pooling: Pooling | None) -> None:
+    """Training pools itself and takes tokens from the corpus: refuse what it would leave out. Reads no weights.
+
+    Raises UsageError. pooling: None: as the source says.
+    """
+    folder, known = local_model(source), " and ".join(TRAINED_POOLINGS)
+    modules = read_modules(folder)
+    pooling_used = pooling or modules.pooling
+    if pooling_used not in TRAINED_POOLINGS:
+        raise UsageError(f"{source}: training supports {known} pooling, not {pooling_used}; set encoder.pooling")
+    others = sorted({type(step).__name__ for step in modules.steps} - {"Normalize"})
     if others:
         raise UsageError(
             f"{source}: training supports {known} pooling and Normalize, but modules.json names {others[0]}"
-        )
-    if encoder.reader.prompt and not own_prompts:
-        raise UsageError(
-            f"{source}: training puts no prompt before sentences; remove default_prompt_name from "
-            "config_sentence_transformers.json"
         )
     if text_settings(folder).lower_case and not lower_cases(transformers.AutoTokenizer.from_pretrained(folder)):
         raise UsageError(f"{source}: training does not follow do_lower_case; give it a tokenizer that lower-cases")

@@ -143,8 +143,11 @@ class FinetuneConfig(FinetuneSettings):
         return self.dev.best or ("loss" if self.dev_data else "last")
 
     def request(self) -> dict[str, Any]:
-        """What decides the result, as plain JSON: without places of data, whose content is an input of its own."""
+        """What decides the result, as plain JSON: without places, for encoders and data are inputs of their own."""
         dumped = semantic(self)
+        for name in ("encoder", "passage_encoder"):
+            if dumped[name] is not None:
+                del dumped[name]["source"]
         for name in ("train", "dev_data"):
             dumped[name] = [{"lang": source["lang"]} for source in dumped[name]]
         return dumped

@@ -36,7 +36,8 @@ def finetune(output: str, config: FinetuneConfig) -> Artifact:
     TrainingError naming the step where training diverged or collapsed (the last checkpoint stays).
     """
     inputs = _inputs(config)
-    _check_widths(config)
+    config = config.starting_at({ref.role: ref.uri for ref in inputs})  # workers run in a folder of their own
+    _check_encoders(config)
     target = open_output(output, Request(kind="encoder", config=config.request(), inputs=inputs))
     if isinstance(target, Artifact):
         return target
@@ -72,8 +73,12 @@ def _references(role: str, sources: Sequence[SourceConfig]) -> list[InputRef]:
     return found
 
 
-def _check_widths(config: FinetuneConfig) -> None:
-    """Raises UsageError for two encoders whose vectors cannot be compared."""
+def _check_encoders(config: FinetuneConfig) -> None:
+    """Raises UsageError for one that cannot be trained, or two whose vectors cannot be compared."""
+    from ccp_ray.encoder import check_trainable  # torch only where there is something to do
+
+    for start in config.starts().values():
+        check_trainable(start.source, start.pooling)
     widths = {start.source: hidden_size(start.source) for start in config.starts().values()}
     if len(set(widths.values())) > 1:
         told = ", ".join(f"{source} {width}" for source, width in widths.items())

@@ -56,8 +56,7 @@ class TrainingRun(NamedTuple):
         if request.kind == "encoder" and "steps" in config:
             return cls(store, request, build_config(PretrainConfig, config))
         if request.kind == "encoder" and "train" in config:
-            settings = {name: value for name, value in config.items() if name not in ("train", "dev_data")}
-            return cls(store, request, build_config(FinetuneSettings, settings))
+            return cls(store, request, _finetune_settings(request))
         raise UsageError(f"{store.root}: holds {request.kind} work, expected a run of `pretrain` or `finetune`")
 
     @property
@@ -77,10 +76,23 @@ class TrainingRun(NamedTuple):
 
     def trainees(self, scratch: Path) -> list[Trainee]:
         """As they were before the first step. scratch: for files that are needed meanwhile."""
-        places = {ref.role: ref.uri for ref in self.request.inputs}
         if isinstance(self.config, PretrainConfig):
-            return [_pretrained(self.config, places, scratch)]
-        return _finetuned(self.config, places)
+            return [_pretrained(self.config, _places(self.request), scratch)]
+        return _finetuned(self.config)
+
+
+def _places(request: Request) -> dict[str, str]:
+    return {ref.role: ref.uri for ref in request.inputs}
+
+
+def _finetune_settings(request: Request) -> FinetuneSettings:
+    """A request names encoders among its inputs, and its data there alone."""
+    places = _places(request)
+    settings = {name: value for name, value in request.config.items() if name not in ("train", "dev_data")}
+    for role in ("encoder", "passage_encoder"):
+        if settings[role] is not None:
+            settings[role] = settings[role] | {"source": places[role]}
+    return build_config(FinetuneSettings, settings)
 
 
 def _pretrained(config: PretrainConfig, places: Mapping[str, str], scratch: Path) -> Trainee:
@@ -93,9 +105,9 @@ def _pretrained(config: PretrainConfig, places: Mapping[str, str], scratch: Path
     return Trainee(encoder, model, "model.", "")
 
 
-def _finetuned(config: FinetuneSettings, places: Mapping[str, str]) -> list[Trainee]:
+def _finetuned(config: FinetuneSettings) -> list[Trainee]:
     found = []
-    for role, encoder in load_encoders(config.starting_at(places)).items():
+    for role, encoder in load_encoders(config).items():
         as_trained(role, encoder, config)
         found.append(Trainee(encoder, encoder.model, f"models.{role}.", folder_of(role, config)))
     return found

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
@@ -27,12 +28,14 @@ from ccp_ray.artifact import Artifact, InputRef, Request, digest_json, find_arti
 from ccp_ray.checkpoint_export import export_checkpoint
 from ccp_ray.checkpoints import checkpoint_ledger, checkpoint_name
 from ccp_ray.config import StrictModel, semantic
+from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.errors import UsageError
+from ccp_ray.finetune_config import FinetuneSettings
 from ccp_ray.ledger import put_bytes
 from ccp_ray.progress import say
 from ccp_ray.storage import absolute_uri, open_store
 from ccp_ray.training_run import TrainingRun
-from eval.evaluate import RESULTS, EvaluateConfig, evaluate
+from eval.evaluate import RESULTS, EvaluateConfig, benchmark_references, evaluate, load_any, settings_of, texts_of
 from eval.report_curves import EVALUATIONS, EvaluationRow
 
 
@@ -60,25 +63,31 @@ def curve(
 ) -> Artifact:
     """Evaluate the encoder before training, the kept checkpoints of a run and its end. Returns the "curve" artifact.
 
-    `follow`: wait for the checkpoints of a run that is not finished. Raises UsageError where `run` is no training run,
-    keeps no checkpoint, or is unfinished and not followed (what is there was evaluated and stays).
+    Of a fine-tuning the exported step besides, and each step as it was trained: similarity, prompts and lengths are the
+    run's where `config.evaluate` does not say others. `follow`: wait for the checkpoints and the end of a run that is
+    not finished. Raises UsageError where `run` is no training run, keeps no checkpoint, or is unfinished and not
+    followed (what is there was evaluated and stays); what `evaluate` raises of benchmarks and data.
     """
     training = TrainingRun.open(open_store(run))
+    how = _as_trained(training, config.evaluate)
+    loaded = load_any(benchmarks, data, how)
+    measures = _Measures(training, benchmarks, data, how, training.two_encoders and bool(loaded.ranked()))
+    settings = semantic(config) | {"benchmarks": sorted(benchmarks), "evaluate": settings_of(how, loaded)}
     source = InputRef(role="training", uri=absolute_uri(run), fingerprint=digest_json(training.request.identity()))
-    settings = semantic(config) | {"benchmarks": sorted(benchmarks)}
-    target = open_output(output, Request(kind="curve", config=settings, inputs=[source]))
+    inputs = [source, *benchmark_references(loaded, texts_of(loaded))]
+    target = open_output(output, Request(kind="curve", config=settings, inputs=inputs))
     if isinstance(target, Artifact):
         return target
     started = time.monotonic()
     rows: list[EvaluationRow] = []
     missing: list[int] = []
-    for step in _steps(training.steps, config.every):
-        if not _comes(training, step, follow, config.resources.poll_s):
+    for step in _steps(training, config.every, follow, config.resources.poll_s):
+        if _comes(training, step, follow, config.resources.poll_s):
+            evaluated = measures.at(step, target.uri)
+            rows += _rows(step, evaluated)
+            _tell(step, evaluated)
+        else:
             missing.append(step)
-            continue
-        evaluated = _evaluated(training, step, benchmarks, data, target.uri, config.evaluate)
-        rows += _rows(step, evaluated)
-        _tell(step, evaluated)
     if find_artifact(run) is None:
         raise UsageError(
             f"{run}: the run is not finished; {_listed(rows)} evaluated. Run again with --follow, or when it is"
@@ -87,22 +96,49 @@ def curve(
         raise UsageError(f"{run}: keeps no checkpoint at multiples of {config.every}; see --every")
     if missing:
         say(f"curve: the run keeps no checkpoint of step {', '.join(map(str, missing))}: left out")
+    rows.sort(key=lambda row: row.step)  # stable: a step's rows stay in their order
     body = "".join(row.model_dump_json() + "\n" for row in rows).encode()
     summary = {"steps": sorted({row.step for row in rows}), "missing": missing, "last": _last(rows)}
     return target.finish([put_bytes(target.store, EVALUATIONS, body)], summary, {"seconds": time.monotonic() - started})
 
 
-def _steps(last: int, every: int) -> list[int]:
-    return [*range(0, last, every), last]
+def _as_trained(training: TrainingRun, config: EvaluateConfig) -> EvaluateConfig:
+    """A dot product of what was trained for it, after the prompts and within the lengths that training had."""
+    trained = training.config
+    if not isinstance(trained, FinetuneSettings):
+        return config
+    changes: dict[str, Any] = {}
+    if "similarity" not in config.model_fields_set:
+        changes["similarity"] = trained.similarity
+    sides = {
+        "questions": (trained.question_prompt, trained.question_tokens),
+        "passages": (trained.passage_prompt, trained.passage_tokens),
+    }
+    for name, (prompt, tokens) in sides.items():
+        asked: EmbedConfig = getattr(config, name)
+        own = {"prompt": prompt if asked.prompt is None else asked.prompt, "max_tokens": asked.max_tokens or tokens}
+        changes[name] = asked.model_copy(update=own)
+    return config.model_copy(update=changes)
+
+
+def _steps(training: TrainingRun, every: int, follow: bool, poll_s: float) -> Iterator[int]:
+    """The last one comes when the run has ended (or is not followed); after it the exported one, if it is another."""
+    last = training.steps
+    yield from range(0, last, every)
+    yield last
+    while follow and find_artifact(training.store.root) is None:  # its last checkpoint comes before its encoder
+        time.sleep(poll_s)
+    whole = find_artifact(training.store.root)
+    best = whole.summary.get("best_step", last) if whole else last
+    if best != last and best % every:
+        yield best
 
 
 def _comes(training: TrainingRun, step: int, follow: bool, poll_s: float) -> bool:
     """Whether the encoder after `step` can be had, now or (followed) once the run has come there."""
     ledger, said = checkpoint_ledger(training.store), False
     while True:
-        finished = (
-            find_artifact(training.store.root) is not None
-        )  # before the ledger: a run commits first, then finishes
+        finished = find_artifact(training.store.root) is not None  # first: a run commits, then finishes
         committed = ledger.committed()
         if step == 0 or checkpoint_name(step) in committed:
             return True
@@ -116,42 +152,38 @@ def _comes(training: TrainingRun, step: int, follow: bool, poll_s: float) -> boo
         time.sleep(poll_s)
 
 
-def _evaluated(
-    training: TrainingRun,
-    step: int,
-    benchmarks: Sequence[str],
-    data: str | Mapping[str, str],
-    output: str,
-    config: EvaluateConfig,
-) -> Artifact:
-    """The evaluation of one step's encoder; not made again where it is there."""
-    place = f"{output}/evaluations/step-{step:09d}"
-    done = find_artifact(place)
-    if done is not None:
-        return done
-    whole = find_artifact(training.store.root)
-    if whole is not None and step == whole.summary.get("best_step", training.steps):
-        return _evaluate(training, whole.uri, benchmarks, data, place, config)
-    encoder = export_checkpoint(training.store.root, step, f"{output}/encoders/step-{step:09d}")
-    evaluated = _evaluate(training, encoder.uri, benchmarks, data, place, config)
-    for info in list(encoder.store.list()):
-        encoder.store.delete(info.key)
-    return evaluated
+class _Measures(NamedTuple):
+    """What is measured at a step, and how. asks: whether the questions' encoder is another and is needed."""
 
+    training: TrainingRun
+    benchmarks: Sequence[str]
+    data: str | Mapping[str, str]
+    config: EvaluateConfig
+    asks: bool
 
-def _evaluate(
-    training: TrainingRun,
-    encoder: str,
-    benchmarks: Sequence[str],
-    data: str | Mapping[str, str],
-    output: str,
-    config: EvaluateConfig,
-) -> Artifact:
-    """Of two encoders, the questions' one asks and the passages' one reads all else."""
-    if not training.two_encoders:
-        return evaluate(encoder, benchmarks, data, output, config=config)
-    asking, reading = f"{encoder}/question", f"{encoder}/passage"
-    return evaluate(reading, benchmarks, data, output, config=config, query_encoder=asking)
+    def at(self, step: int, output: str) -> Artifact:
+        """The evaluation of one step's encoder; not made again where it is there.
+
+        From the checkpoint wherever the run keeps it, so that an evaluation that was killed goes on with the same input
+        when the run has ended meanwhile.
+        """
+        place = f"{output}/evaluations/{checkpoint_name(step)}"
+        done = find_artifact(place)
+        if done is not None:
+            return done
+        if step and checkpoint_name(step) not in checkpoint_ledger(self.training.store).committed():
+            return self._evaluate(self.training.store.root, place)  # the end of a finished run
+        encoder = export_checkpoint(self.training.store.root, step, f"{output}/encoders/{checkpoint_name(step)}")
+        evaluated = self._evaluate(encoder.uri, place)
+        for info in list(encoder.store.list()):
+            encoder.store.delete(info.key)
+        return evaluated
+
+    def _evaluate(self, encoder: str, output: str) -> Artifact:
+        """Of two encoders, the passages' one reads all but the questions of benchmarks with collections."""
+        asking = f"{encoder}/question" if self.asks else None
+        reading = f"{encoder}/passage" if self.training.two_encoders else encoder
+        return evaluate(reading, self.benchmarks, self.data, output, config=self.config, query_encoder=asking)
 
 
 def _rows(step: int, evaluated: Artifact) -> Iterator[EvaluationRow]:

@@ -126,7 +126,7 @@ def evaluate(
     config = config or EvaluateConfig()
     loaded = load_any(benchmarks, data, config)
     given = _open_calibration(calibration, loaded.benchmarks)
-    texts = {name: to_json_lines(benchmark.texts()) for name, benchmark in loaded.texts().items()}
+    texts = texts_of(loaded)
     inputs = _inputs(encoder, query_encoder, loaded, texts)
     if calibration is not None:
         inputs.append(open_artifact(calibration, "calibration").ref("calibration"))
@@ -242,12 +242,23 @@ def _inputs(encoder: str, query_encoder: str | None, loaded: Loaded, texts: Mapp
         if not loaded.ranked():
             raise UsageError("--query-encoder: only benchmarks with a collection have questions of their own")
         inputs.append(model_reference("query_encoder", query_encoder))
+    return inputs + benchmark_references(loaded, texts)
+
+
+def texts_of(loaded: Loaded) -> dict[str, bytes]:
+    """What is embedded of the benchmarks that score vectors, as JSON lines, by name."""
+    return {name: to_json_lines(benchmark.texts()) for name, benchmark in loaded.texts().items()}
+
+
+def benchmark_references(loaded: Loaded, texts: Mapping[str, bytes]) -> list[InputRef]:
+    """The benchmarks as inputs, by their content. texts: of `texts_of`."""
+    found = []
     for name, benchmark in loaded.benchmarks.items():
         content = {"key": benchmark.key()}
         if name in texts:
             content["texts"] = hashlib.sha256(texts[name]).hexdigest()
-        inputs.append(loaded.reference(name, content))
-    return inputs
+        found.append(loaded.reference(name, content))
+    return found
 
 
 def _open_calibration(uri: str | None, loaded: Mapping[str, AnyBenchmark]) -> Calibration | None:

@@ -137,9 +137,17 @@ def test_what_the_run_does_not_keep_is_said(
         curve(str(tmp_path / "nothing"), ["translations"], sentences, str(tmp_path / "d"), EVERY)
 
 
-def test_another_request_onto_the_same_output_is_refused(measured: Artifact, trained: Artifact, sentences: str) -> None:
+def test_another_request_onto_the_same_output_is_refused(
+    measured: Artifact, trained: Artifact, sentences: str, tmp_path: Path
+) -> None:
     assert curve(trained.uri, ["translations"], sentences, measured.uri, EVERY).fingerprint == measured.fingerprint
     with pytest.raises(UsageError, match=r"config\.every: 25 -> 15"):
         curve(trained.uri, ["translations"], sentences, measured.uri, CurveConfig(every=15))
+    other = tmp_path / "translations"
+    shutil.copytree(sentences, other)
+    changed = next(other.glob("*.txt"))
+    changed.write_text(changed.read_text().replace("a", "o"))
+    with pytest.raises(UsageError, match=r"the output holds another artifact; changed: inputs?\.translations"):
+        curve(trained.uri, ["translations"], str(other), measured.uri, EVERY)
     training = Request.model_validate_json((Path(trained.uri) / "_job.json").read_text())
     assert measured.input("training").fingerprint == digest_json(training.identity())

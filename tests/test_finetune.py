@@ -25,6 +25,7 @@ from ccp_ray.encoder import Encoder
 from ccp_ray.errors import DataError, UsageError
 from ccp_ray.finetune_config import FinetuneConfig
 from ccp_ray.finetune_job import finetune
+from ccp_ray.sentence_modules import Dense
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -107,9 +108,13 @@ def test_every_kept_step_is_exported(tuned: Artifact, request_: dict[str, Any], 
 
 
 def test_another_choice_exports_another_step(
-    tuned: Artifact, request_: dict[str, Any], ray_local: None, tmp_path: Path
+    tuned: Artifact, request_: dict[str, Any], ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    last = finetune(str(tmp_path / "last"), configured(request_, dev={"every": 4, "best": "last"}))
+    """From a relative path: workers run in a folder of their own."""
+    start = Path(request_["encoder"]["source"])
+    monkeypatch.chdir(start.parent)
+    changes = {"dev": {"every": 4, "best": "last"}, "encoder": {"source": start.name, "pooling": "mean"}}
+    last = finetune(str(tmp_path / "last"), configured(request_, **changes))
     assert last.summary["best_step"] == 20
     left, right = (load_file(f"{one.uri}/model.safetensors") for one in (tuned, last))
     same = all(np.array_equal(left[name], right[name]) for name in left)
@@ -172,6 +177,18 @@ def test_what_does_not_fit_is_said_and_nothing_is_left(
     with pytest.raises(kind, match=said):
         finetune(str(output), configured(request_, **changes))
     assert not [path for path in output.rglob("*") if path.is_file()]
+
+
+def test_an_encoder_that_training_would_change_on_the_way_is_refused_first(
+    request_: dict[str, Any], tmp_path: Path
+) -> None:
+    encoder = tiny_models.encoder("mean")
+    encoder.modules = encoder.modules._replace(steps=(Dense(16, 8, True, "Tanh", False),))
+    (tmp_path / "dense").mkdir()
+    encoder.save(tmp_path / "dense")
+    with pytest.raises(UsageError, match=r"dense: training supports .* but modules\.json names Dense"):
+        finetune(str(tmp_path / "out"), configured(request_, encoder={"source": str(tmp_path / "dense")}))
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_empty_dev_set_and_rows_without_positives_are_told(request_: dict[str, Any], tmp_path: Path) -> None:
