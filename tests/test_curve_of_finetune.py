@@ -55,7 +55,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Two translated lines, and Mr.TyDi with one question."""
     folder = tmp_path_factory.mktemp("data")
     for lang, line in (("de", "ab"), ("en", "cd")):
-        (folder / f"{lang}.txt").write_text(f"{line}\nzz\n")
+        (folder / "lines").mkdir(exist_ok=True)
+        (folder / "lines" / f"{lang}.txt").write_text(f"{line}\nzz\n")
     docs = folder / "mrtydi-v1.1-en" / "collection"
     docs.mkdir(parents=True)
     (docs / "docs.jsonl").write_text(json.dumps({"id": "0#0", "contents": "T\n\nabc"}) + "\n")
@@ -116,7 +117,7 @@ def test_sentences_are_read_by_the_passages_encoder_and_what_is_asked_for_stays(
     run: Artifact, data: str, asked: Asked, tmp_path: Path
 ) -> None:
     own = build_config(CurveConfig, {"every": 5, "evaluate": {"similarity": "cosine", "questions": {"prompt": "mine"}}})
-    curve(run.uri, ["translations"], data, str(tmp_path / "curve"), own)
+    curve(run.uri, ["translations"], f"{data}/lines", str(tmp_path / "curve"), own)
     assert asked.steps == [checkpoint_name(step) for step in (0, 5)]
     assert set(asked.asking) == {None}
     assert asked.configs[0].similarity == "cosine"
@@ -131,5 +132,5 @@ def test_a_run_that_has_read_no_question_yet_is_not_followed(data: str, tmp_path
     )
     (tmp_path / "run" / JOB).write_text(request.model_dump_json())
     with pytest.raises(UsageError, match="its questions are not read yet; run again once it trains"):
-        curve(str(tmp_path / "run"), ["translations"], data, str(tmp_path / "curve"), CurveConfig(every=2))
+        curve(str(tmp_path / "run"), ["translations"], f"{data}/lines", str(tmp_path / "curve"), CurveConfig(every=2))
     assert not (tmp_path / "curve" / "artifact.json").exists()
