@@ -27,9 +27,9 @@ from safetensors.torch import load_file
 from ccp_ray import optimizer_state
 from ccp_ray.collectives import gather_objects, on_first
 from ccp_ray.errors import CcpError, DamagedError, StoreError, UsageError, carry, raise_carried
-from ccp_ray.ledger import Entry, FileRecord, Ledger, check_file
+from ccp_ray.ledger import Entry, FileRecord, Ledger, sound_copy
 from ccp_ray.progress import say
-from ccp_ray.storage import LocalStore, Store, open_store
+from ccp_ray.storage import Store, open_store
 from ccp_ray.upload import BackgroundUpload, Content
 
 _FOLDER = "_checkpoints"
@@ -139,7 +139,7 @@ class Checkpoints:
         try:
             entry = self.ledger.read(name)
             for short, record in self._needed(entry, engine).items():
-                files[short] = _sound_copy(self.store, record, scratch)
+                files[short] = sound_copy(self.store, record, scratch)
         except DamagedError as error:
             problem = str(error)
         except CcpError as error:
@@ -197,18 +197,6 @@ class Checkpoints:
 def kept(steps: Sequence[int], last: int, every: int | None) -> set[int]:
     """Of checkpoints at ascending steps, those that stay: the last ones and, if asked, multiples of `every`."""
     return {*steps[-last:], *(step for step in steps if every and step % every == 0)}
-
-
-def _sound_copy(store: Store, record: FileRecord, scratch: Path) -> Path:
-    """A local file with the object's bytes, hashed against its record. Raises DamagedError, StoreError."""
-    try:
-        path = store.local_path(record.path, scratch, record.sha256)
-    except FileNotFoundError:
-        raise DamagedError(f"{store.uri(record.path)}: missing") from None
-    problem = check_file(LocalStore(path.parent), record.model_copy(update={"path": path.name}))
-    if problem:
-        raise DamagedError(problem)
-    return path
 
 
 def checkpoint_ledger(store: Store) -> Ledger:

@@ -133,20 +133,34 @@ def put_folder(store: Store, folder: Path, prefix: str = "") -> list[FileRecord]
 
 
 def verified_copy(store: Store, record: FileRecord, cache: Path) -> Path:
+    """`sound_copy` of an artifact's file: the DamagedError names the object, and says what to do."""
+    try:
+        return sound_copy(store, record, cache)
+    except DamagedError as error:
+        raise DamagedError(
+            f"{store.uri(record.path)}: altered or damaged ({error}); make this artifact again"
+        ) from None
+
+
+def sound_copy(store: Store, record: FileRecord, cache: Path) -> Path:
     """A local file with the object's bytes (the file itself, or a copy below `cache`), hashed against its record.
 
     A copy that differs is fetched once more: it may have been damaged on the way, or in the cache. Raises DamagedError
-    naming the object if the bytes still differ. Cost: about a second a gigabyte.
+    saying what is wrong if the object is missing or the bytes still differ. Cost: about a second a gigabyte.
     """
+    problem = ""
     for _ in range(_FETCHES):
-        path = store.local_path(record.path, cache, record.sha256)
-        problem = check_file(LocalStore(path.parent), record.model_copy(update={"path": path.name}))
-        if problem is None or not path.is_relative_to(cache):
+        try:
+            path = store.local_path(record.path, cache, record.sha256)
+        except FileNotFoundError:
+            raise DamagedError(f"{store.uri(record.path)}: missing") from None
+        problem = check_file(LocalStore(path.parent), record.model_copy(update={"path": path.name})) or ""
+        if not problem:
+            return path
+        if not path.is_relative_to(cache):
             break
         path.unlink()
-    if problem:
-        raise DamagedError(f"{store.uri(record.path)}: altered or damaged ({problem}); make this artifact again")
-    return path
+    raise DamagedError(problem)
 
 
 def copy_verified(source: Store, target: Store, record: FileRecord, option: str) -> None:

@@ -138,15 +138,20 @@ def unpacked_lines(file: SourceFile) -> Iterator[Line]:
 
 
 def pack_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Rows as gzipped JSON lines; the same rows and zlib give the same bytes on every supported Python.
+    """Rows as gzipped JSON lines, in memory: see `write_packed`."""
+    out = io.BytesIO()
+    write_packed(out, rows)
+    return out.getvalue()
+
+
+def write_packed(out: IO[bytes], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as gzipped JSON lines as they come; the same rows and zlib give the same bytes on every Python.
 
     `gzip.compress(data, mtime=0)` does not: from Python 3.11 on its header names the system.
     """
-    out = io.BytesIO()
     with gzip.GzipFile(filename="", fileobj=out, mode="wb", mtime=0) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-    return out.getvalue()
 
 
 def _unpacked_chunks(file: SourceFile) -> Iterator[bytes]:

@@ -8,7 +8,8 @@ A hit is a positive by its id, or by its text (case, width and blanks aside, wit
 answer where one of the answers stands in its text; "yes" and "no" are none. Search is that of `ccp_ray.search`, so
 the outcome is the same at any number of shards. The negatives that the sources had are replaced.
 
-Memory: one block of questions with their hits, and the index as search holds it.
+Memory: the questions with their positives and answers (1 to 2 kB each, where passages have 100 words), the hits of one
+block, and the index as search holds it. The output goes to a file row by row.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.errors import DataError
 from ccp_ray.index import index
 from ccp_ray.index_config import IndexConfig
-from ccp_ray.ledger import put_bytes
-from ccp_ray.lines import pack_lines
+from ccp_ray.ledger import put_file
+from ccp_ray.lines import write_packed
 from ccp_ray.model_source import model_reference
 from ccp_ray.pair_sources import Asked, Passage, SourceConfig, read_source
 from ccp_ray.progress import Meter
@@ -53,7 +54,7 @@ class MineConfig(StrictModel):
     keep: int = Field(default=8, ge=1, description="negatives a question, the highest ranked")
     max_bad_share: float = Field(default=0.01, ge=0, le=1, description="rows that may be unusable")
     question_encoder: str | None = Field(default=None, description="of two encoders; None: that of the passages")
-    question_tokens: int | None = Field(default=None, ge=4, description="None: as the encoder's folder says")
+    question_tokens: int | None = Field(default=None, ge=4, description="None: as many as the encoder reads")
     question_prompt: str | None = Field(default=None, description="None: that of the passages, or the folder's own")
     embed: EmbedConfig = EmbedConfig()
     index: IndexConfig = IndexConfig()
@@ -101,12 +102,11 @@ def mine(index_uri: str, output: str, config: MineConfig) -> Artifact:
         check_bad_rows(quarantine.rows, quarantine.rows + len(asked), config.max_bad_share, quarantine.first)
         if not asked:
             raise DataError(f"{config.sources[0].files()[0].uri}: no question that could be used")
-        rows = list(_mined(index_uri, asked, config))
-        written = quarantine.put(target.uri, "quarantine/rows.jsonl")
-    written.append(put_bytes(target.store, "pairs.jsonl.gz", pack_lines(rows)))
-    counts = [len(row["hard_negative_ctxs"]) for row in rows]
+        path = Path(scratch, "pairs.jsonl.gz")
+        counts = _write_rows(path, _mined(index_uri, asked, config))
+        written = [*quarantine.put(target.uri, "quarantine/rows.jsonl"), put_file(target.store, path.name, path)]
     summary = {
-        "questions": len(rows),
+        "questions": len(counts),
         "negatives": sum(counts),
         "questions_with_fewer": sum(count < config.keep for count in counts),
         "quarantined": quarantine.rows,
@@ -114,13 +114,28 @@ def mine(index_uri: str, output: str, config: MineConfig) -> Artifact:
     return target.finish(written, summary, {"seconds": time.monotonic() - started})
 
 
+def _write_rows(path: Path, rows: Iterator[dict[str, Any]]) -> list[int]:
+    """Write the rows as they come. Returns how many negatives each has."""
+    counts: list[int] = []
+
+    def counted() -> Iterator[dict[str, Any]]:
+        for row in rows:
+            counts.append(len(row["hard_negative_ctxs"]))
+            yield row
+
+    with open(path, "wb") as file:
+        write_packed(file, counted())
+    return counts
+
+
 def _usable(config: MineConfig, quarantine: Quarantine) -> Iterator[Asked]:
+    """The questions, without the negatives that their sources have: they are to be replaced."""
     for source in config.sources:
         for row in read_source(source):
             if isinstance(row, BadRow):
                 quarantine.add(row)
             else:
-                yield row
+                yield row._replace(negatives=[])
 
 
 def _mined(index_uri: str, asked: Sequence[Asked], config: MineConfig) -> Iterator[dict[str, Any]]:
@@ -137,14 +152,15 @@ def _mined(index_uri: str, asked: Sequence[Asked], config: MineConfig) -> Iterat
 
 def _question_encoder(opened: Index, config: MineConfig) -> Any:
     """A function of questions: their vectors [Q, D]."""
-    queries, prompt = opened.queries, config.question_prompt
-    if config.question_encoder is None and config.question_tokens is None:
-        return lambda block: queries.encode([one.question for one in block], [one.lang for one in block], prompt)
     from ccp_ray.encoder import Encoder
 
-    encoder = Encoder.load(config.question_encoder or opened.artifact.summary["encoder"]["uri"], prompt=prompt)
+    queries, prompt = opened.queries, config.question_prompt
+    own = config.question_encoder
+    encoder = queries.encoder if own is None else Encoder.load(own, prompt=prompt)
     encoder.max_tokens = min(encoder.max_tokens, config.question_tokens or encoder.max_tokens)
-    return lambda block: queries.calibrate(encoder.encode([one.question for one in block]), [one.lang for one in block])
+    return lambda block: queries.calibrate(
+        encoder.encode([one.question for one in block], prompt=prompt), [one.lang for one in block]
+    )
 
 
 def hard_negatives(asked: Asked, hits: Sequence[Hit]) -> list[Hit]:

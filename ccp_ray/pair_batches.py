@@ -4,9 +4,9 @@ A global batch is B = groups x questions, each with one of its positives and n h
 candidates. Without a language exponent, questions come in endless epochs, each a keyed permutation of all of them
 (`sampling`); with one, languages have shares and each goes through its own questions. Nothing has a state.
 
-A question's candidates are all C passages, but for those that answer it and are not its own column: the positives of
-the same question in another copy, and any passage that is one of its positives, whosoever negative it is. Every rank
-works that out for the whole batch from the arrays, so no rank need tell another.
+A question's candidates are all C passages, but for those that answer it and are not its own column: its positives and
+those of its copies anywhere in the data, whosoever candidates they are here. Every rank works that out for the whole
+batch from the arrays, so no rank need tell another.
 """
 
 from __future__ import annotations
@@ -75,20 +75,17 @@ class PairSampler:
         own = int(positives[int(rng.integers(len(positives))) if shuffle else 0])
         chosen = rng.permutation(negatives)[:wanted] if shuffle else negatives[:wanted]
         filled = [int(number) for number in chosen]
+        answers = self.data.answers(question) if len(filled) < wanted else ()
         while len(filled) < wanted:  # few_negatives=random
             other = int(rng.integers(self.data.passages))
-            if other not in filled and other not in positives:
+            if other not in filled and other not in answers:
                 filled.append(other)
         return np.array([own, *filled], dtype=np.int64)
 
 
 def false_negatives(data: PairData, question_B: Numbers, candidate_C: Numbers, own_B: Numbers) -> NDArray[np.bool_]:
     """[B, C]: candidates that answer the question, but for the column `own_B` of its own positive."""
-    answers: dict[int, set[int]] = {}
-    hashes = [int(value) for value in data.hashes_Q[question_B]]
-    for key, question in zip(hashes, question_B, strict=True):
-        answers.setdefault(key, set()).update(data.positives(int(question)).tolist())
-    masked_BC = np.stack([np.isin(candidate_C, list(answers[key])) for key in hashes])
+    masked_BC = np.stack([np.isin(candidate_C, data.answers(int(question))) for question in question_B])
     masked_BC[np.arange(len(question_B)), own_B] = False
     return masked_BC
 
@@ -107,8 +104,8 @@ def check_questions(config: FinetuneConfig, data: PairData) -> None:
             f"hard_negatives={config.hard_negatives}, the first is number {few[0] + 1}; mine some (`ccp-ray mine`), "
             "fill up with passages of other questions (few_negatives=random), or lower hard_negatives"
         )
-    # Of the passages at most this many are a question's own; the rest must do to fill up from.
-    most = max(len(data.positives(int(question))) for question in few) if len(few) else 0
+    # Of the passages at most this many answer a question; the rest must do to fill up from.
+    most = max(len(data.answers(int(question))) for question in few) if len(few) else 0
     if len(few) and data.passages - most < config.hard_negatives:
         raise DataError(
             f"hard_negatives={config.hard_negatives} cannot be filled up: there are {data.passages} passages in all"

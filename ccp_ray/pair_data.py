@@ -11,7 +11,12 @@
 One pass over the sources writes them, in the order of the sources, so the same sources give the same bytes. Passages
 are known by `text_hash` (case, width and blanks aside), so one that two questions share is one row, and a batch sees
 it. Cost: a core tokenises 3 to 5 MB of text a second; of each question the first `negatives` hard negatives are kept.
-Arrays are memory-mapped by the workers. They are working files of the run and no part of its artifact.
+
+A question may stand in several rows, of several sources: what answers it in one row answers it in all, and is a
+negative of none. What a later copy takes from an earlier one is not made up for, so that one may keep fewer.
+
+Arrays are memory-mapped by the workers, beside 16 bytes a question in memory, by which copies are found. They are
+working files of the run and no part of its artifact.
 """
 
 from __future__ import annotations
@@ -96,23 +101,33 @@ class _Builder:
         self._languages: dict[str, int] = {}
         self._language_of: list[int] = []
         self._hashes: list[int] = []
+        self._answers: dict[int, list[int]] = {}  # by the question's hash: the positives of all its copies
         self.contradictions = 0
 
     def add(self, asked: Asked) -> None:
         self.texts["questions"].add(asked.question)
         self._hashes.append(text_hash(asked.question))
+        answers = self._answers.setdefault(self._hashes[-1], [])
         self._language_of.append(self._languages.setdefault(asked.lang, len(self._languages)))
         positives = list(dict.fromkeys(map(self._passage, asked.positives)))
+        answers += [passage for passage in positives if passage not in answers]
         chosen: list[int] = []
         for passage in asked.negatives:
             if len(chosen) == self.negatives:
                 break
-            if self._known.get(text_hash(passage.whole)) in positives:
+            if self._known.get(text_hash(passage.whole)) in answers:
                 self.contradictions += 1
             else:
                 chosen.append(self._passage(passage))
         self._lists["positives"].append(positives)
         self._lists["negatives"].append(list(dict.fromkeys(chosen)))
+
+    def settle(self) -> None:
+        """After the last question: take back the negatives that a later copy of their question names as an answer."""
+        for key, negatives in zip(self._hashes, self._lists["negatives"], strict=True):
+            kept = [passage for passage in negatives if passage not in self._answers[key]]
+            self.contradictions += len(negatives) - len(kept)
+            negatives[:] = kept
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         found = {f"{name}-{part}": array for name in _TEXTS for part, array in self.texts[name].arrays().items()}
@@ -146,8 +161,8 @@ def write_pairs(
 ) -> Entry:
     """Read the sources into arrays below `_data/SPLIT/`; rows that cannot be used go to `quarantine/SPLIT.jsonl`.
 
-    negatives: hard negatives of a question that are kept, the first ones; those that are also its positives
-    ("contradictions") do not count. Raises UsageError, DataError (too many bad rows, no question at all).
+    negatives: hard negatives of a question that are kept, the first ones, without those that are positives of one of
+    its copies ("contradictions"). Raises UsageError, DataError (too many bad rows, no question at all).
     """
     store, builder = open_store(store_uri), _Builder(readers, negatives)
     with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
@@ -158,6 +173,7 @@ def write_pairs(
                     quarantine.add(row)
                 else:
                     builder.add(row)
+        builder.settle()
         info = builder.info()
         check_bad_rows(quarantine.rows, quarantine.rows + info["questions"], max_bad_share, quarantine.first)
         if not info["questions"]:
@@ -184,6 +200,8 @@ class PairData:
         self.languages = list(entry.info["languages"])
         self.language_Q: Numbers = self._arrays["languages"]
         self.hashes_Q: NDArray[np.uint64] = self._arrays["hashes"]
+        self._copies_Q = np.argsort(self.hashes_Q, kind="stable")  # copies of a question side by side
+        self._sorted_Q = self.hashes_Q[self._copies_Q]
 
     @property
     def questions(self) -> int:
@@ -201,8 +219,14 @@ class PairData:
         return [self._row("passages", int(number)) for number in numbers]
 
     def positives(self, question: int) -> Numbers:
-        """Passages that answer it; one or more."""
+        """Passages that its row names as its answers; one or more."""
         return self._list("positives", question)
+
+    def answers(self, question: int) -> Numbers:
+        """Passages that answer it: the positives of all its copies, in whichever rows."""
+        key = self.hashes_Q[question]
+        first, last = (int(np.searchsorted(self._sorted_Q, key, side)) for side in ("left", "right"))
+        return np.unique(np.concatenate([self.positives(int(copy)) for copy in self._copies_Q[first:last]]))
 
     def negatives(self, question: int) -> Numbers:
         return self._list("negatives", question)

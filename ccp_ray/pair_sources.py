@@ -6,8 +6,9 @@
     SQuAD      {"data": [{"title", "paragraphs": [{"context", "qas": [{"id", "question", "answers"}]}]}]}: SQuAD, XQuAD
     Mr.TyDi    topics (`qid<TAB>question`), TREC qrels, documents ({"id", "contents"}); has no negatives: see `mine`
 
-The first three are told apart row by row. A row that cannot be used comes out as a `BadRow`. Files are streamed; of
-Mr.TyDi's documents only those that a qrels names are kept.
+The first three are told apart row by row. A row that cannot be used comes out as a `BadRow`. SQuAD 2.0's questions that
+nothing answers (`is_impossible`) are left out, and are no bad rows. Files are streamed; of Mr.TyDi's documents only
+those that a qrels names are kept.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def _row(value: Any, name: str, lang: str) -> Asked:
         raise _UnusableError(f"a JSON {type(value).__name__}, expected an object")
     if "query" in value:
         return Asked(
-            str(value.get("query_id", name)),
+            _identity(value, ("query_id",), name),
             _text(value, "lang", lang),
             _text(value, "query"),
             _texts(value, "answers"),
@@ -119,7 +120,7 @@ def _row(value: Any, name: str, lang: str) -> Asked:
             'neither "question" and "positive_ctxs" (DPR) nor "query" and "positive_passages" (Tevatron)'
         )
     return Asked(
-        str(value.get("id", name)),
+        _identity(value, ("id",), name),
         _text(value, "lang", lang),
         _text(value, "question"),
         _texts(value, "answers"),
@@ -137,7 +138,7 @@ def _usable(make: Callable[[], Asked], uri: str, place: str, value: Any) -> Aske
         if not asked.positives:
             raise _UnusableError("no positive passage")
     except _UnusableError as error:
-        return BadRow(uri, place, str(error), json.dumps(value, ensure_ascii=False)[:_SAMPLE])
+        return BadRow(uri, place, str(error), json.dumps(value)[:_SAMPLE])  # in ASCII: it may hold half characters
     return asked
 
 
@@ -153,6 +154,8 @@ def _squad(uri: str, articles: list[Any], lang: str) -> Iterator[Asked | BadRow]
             raise DataError(f"{uri}, article {number}: {error}; expected SQuAD's form") from None
         for passage, entries in paragraphs:
             for entry in entries:
+                if isinstance(entry, dict) and entry.get("is_impossible"):
+                    continue
                 make = functools.partial(_squad_question, passage, entry, lang)
                 yield _usable(make, uri, f"article {number}", entry)
 
@@ -180,6 +183,8 @@ def _judged_question(
     positives = [passages[each] for each in relevant if each in passages]
     if relevant and not positives:
         raise _UnusableError(f"its passage {relevant[0]!r} (qrels) is not among the documents")
+    for passage in positives:
+        _check_unicode(passage.whole, "contents")
     return Asked(name, lang, question, [], positives, [])
 
 
@@ -218,15 +223,33 @@ def _text(value: Mapping[str, Any], name: str, default: str | None = None) -> st
         raise _UnusableError(
             f'"{name}" is {type(found).__name__}, expected a string' if name in value else f'no "{name}"'
         )
-    try:
-        found.encode()
-    except UnicodeEncodeError:
-        raise _UnusableError(f'"{name}" is not valid Unicode (a lone surrogate)') from None
+    _check_unicode(found, name)
     return found.strip() if name == "lang" else found  # XOR's train questions have " ar"
 
 
 def _texts(value: Mapping[str, Any], name: str) -> list[str]:
-    return [each for each in _list(value, name) if isinstance(each, str)]
+    found = [each for each in _list(value, name) if isinstance(each, str)]
+    for each in found:
+        _check_unicode(each, name)
+    return found
+
+
+def _identity(value: Mapping[str, Any], names: Sequence[str], default: str) -> str:
+    """The first of these fields that is there, as text: ids are numbers in some files."""
+    name = next((name for name in names if name in value), None)
+    if name is None:
+        return default
+    found = str(value[name])
+    _check_unicode(found, name)
+    return found
+
+
+def _check_unicode(text: str, name: str) -> None:
+    """JSON can say half a character ("\\ud800"), which no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _UnusableError(f'"{name}" is not valid Unicode (a lone surrogate)') from None
 
 
 def _passages(value: Mapping[str, Any], name: str) -> list[Passage]:
@@ -235,7 +258,6 @@ def _passages(value: Mapping[str, Any], name: str) -> list[Passage]:
     for each in _list(value, name):
         one = _object(each)
         passage = Passage(_text(one, "title", "") if one.get("title") is not None else "", _text(one, "text"))
-        identity = next((one[key] for key in ("docid", "passage_id", "psg_id", "id") if key in one), "")
         if passage.text.strip():
-            found.append(passage._replace(id=str(identity)))
+            found.append(passage._replace(id=_identity(one, ("docid", "passage_id", "psg_id", "id"), "")))
     return found

@@ -36,7 +36,7 @@ class QueryEncoder:
         """
         if self.calibrated:
             self.check(lang, len(texts))
-        return self.calibrate(self._encoder.encode(texts, prompt=prompt), lang)
+        return self.calibrate(self.encoder.encode(texts, prompt=prompt), lang)
 
     def calibrate(self, vectors_QD: NDArray[np.float32], lang: Languages = None) -> NDArray[np.float32]:
         """The encoder's vectors as the index' rows are: calibrated by language, or as they come."""
@@ -64,7 +64,8 @@ class QueryEncoder:
         return self._calibration.languages
 
     @cached_property
-    def _encoder(self) -> Encoder:
+    def encoder(self) -> Encoder:
+        """As the rows were embedded. Raises UsageError if it changed since."""
         from ccp_ray.encoder import Encoder
 
         recorded, settings = self._index.summary["encoder"], self._index.summary["encoding"]

@@ -12,8 +12,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ccp_ray.errors import StoreError
-from ccp_ray.ledger import Entry, FileRecord, Ledger, check_file, put_bytes, put_file, put_folder
+from ccp_ray.errors import DamagedError, StoreError
+from ccp_ray.ledger import (
+    Entry,
+    FileRecord,
+    Ledger,
+    check_file,
+    put_bytes,
+    put_file,
+    put_folder,
+    sound_copy,
+    verified_copy,
+)
 from ccp_ray.storage import LocalStore, open_store
 
 
@@ -153,6 +163,21 @@ def test_check_file_names_each_kind_of_damage(root_uri):
     assert "x: 11 bytes, expected 10" in str(check_file(store, record))
     store.delete("x")
     assert str(check_file(store, record)).endswith("x: missing")
+
+
+def test_a_copy_of_an_object_that_is_gone_or_altered_says_so(root_uri, tmp_path):
+    """On S3 the download fails where locally the check does: the same words either way."""
+    store = open_store(root_uri)
+    record = put_bytes(store, "a/b", b"12345")
+    assert verified_copy(store, record, tmp_path / "cache").read_bytes() == b"12345"
+    store.delete("a/b")
+    for number, copy in enumerate((verified_copy, sound_copy)):
+        with pytest.raises(DamagedError, match=r"some/prefix/a/b: missing|store/a/b: missing") as told:
+            copy(store, record, tmp_path / f"cache {number}")
+        assert "\n" not in str(told.value)
+    store.write("a/b", b"54321")
+    with pytest.raises(DamagedError, match=r"a/b: altered or damaged .*checksum does not match.*make this artifact"):
+        verified_copy(store, record, tmp_path / "cache 2")
 
 
 def test_entries_are_plain_json(tmp_path):

@@ -16,7 +16,7 @@ from ccp_ray.artifact import verify_artifact
 from ccp_ray.config import build_config
 from ccp_ray.encoder import Encoder
 from ccp_ray.errors import DataError, UsageError
-from ccp_ray.lines import source_file, unpacked_lines
+from ccp_ray.lines import pack_lines, source_file, unpacked_lines
 from ccp_ray.mine import MineConfig, hard_negatives, mine, mine_passages
 from ccp_ray.pair_sources import Asked, Passage, SourceConfig, read_source
 from ccp_ray.search import Hit
@@ -82,6 +82,7 @@ def test_the_mined_are_those_of_a_brute_force_search(ray_local: None, tmp_path: 
         expected = [text for text in ranked if text not in positives and row["answers"][0] not in text][:4]
         assert [passage["text"] for passage in got["hard_negative_ctxs"]] == expected
         assert got["question"] == row["question"]
+    assert output.read("pairs.jsonl.gz") == pack_lines(mined(tmp_path / "mined" / "pairs"))
 
     pairs = list(read_source(SourceConfig(file=f"{tmp_path}/mined/pairs/pairs.jsonl.gz")))
     assert all(isinstance(one, Asked) and len(one.negatives) <= 4 for one in pairs)
@@ -89,6 +90,16 @@ def test_the_mined_are_those_of_a_brute_force_search(ray_local: None, tmp_path: 
     assert again.fingerprint == output.fingerprint
     two = config.model_copy(update={"question_encoder": source, "question_tokens": 4})
     assert mine(f"{tmp_path}/mined/index", str(tmp_path / "two"), two).fingerprint != output.fingerprint
+
+    other = mine_passages(
+        source,
+        str(tmp_path / "passages.jsonl"),
+        str(tmp_path / "other"),
+        build_config(MineConfig, asked | {"embed": {"pooling": "cls", "prompt": "ab", "max_tokens": 9}}),
+    )
+    with_limit = config.model_copy(update={"question_tokens": 9})  # that of the index: so it must change nothing
+    limited = mine(f"{tmp_path}/other/index", str(tmp_path / "limited"), with_limit)
+    assert limited.read("pairs.jsonl.gz") == other.read("pairs.jsonl.gz") != output.read("pairs.jsonl.gz")
 
     empty = pair_files.write_dpr(tmp_path / "empty.json", [])
     with pytest.raises(DataError, match=r"empty\.json: no question that could be used"):

@@ -17,6 +17,7 @@ from ccp_ray.errors import DataError, UsageError
 from ccp_ray.json_stream import read_objects
 from ccp_ray.pair_sources import Asked, Passage, SourceConfig, read_source
 from ccp_ray.records import BadRow
+from ccp_ray.sentences import Quarantine
 
 DPR = {
     "question": "who?",
@@ -75,6 +76,18 @@ def test_tevatron_and_squad(tmp_path: Path) -> None:
     assert row == Asked("a", "en", "who?", ["me"], [Passage("Some article", "It was me.")], [])
 
 
+def test_squads_questions_without_an_answer_are_left_out_and_are_no_bad_rows(tmp_path: Path) -> None:
+    """SQuAD 2.0 asks a third of its questions so that the paragraph, though near, does not answer them."""
+    (article,) = SQUAD["data"]
+    (paragraph,) = article["paragraphs"]  # type: ignore[index]
+    asked = [
+        {"id": "a", "question": "who?", "answers": [{"text": "me"}], "is_impossible": False},
+        {"id": "b", "question": "why?", "answers": [], "is_impossible": True},
+    ]
+    both = {"data": [{"title": "T", "paragraphs": [paragraph | {"qas": asked}]}]}
+    assert [row.id for row in good(file(tmp_path, json.dumps(both)))] == ["a"]
+
+
 def judged(folder: Path, topics: str, qrels: str, docs: str) -> SourceConfig:
     for name, text in (("topics.tsv", topics), ("qrels.txt", qrels), ("docs.jsonl", docs)):
         (folder / name).write_text(text)
@@ -111,6 +124,16 @@ def test_broken_lines_of_mrtydi_are_named(tmp_path: Path, topics: str, qrels: st
         list(read_source(judged(tmp_path, topics, qrels, docs)))
 
 
+HALF_CHARACTERS: list[dict[str, Any]] = [
+    DPR | {"question": "a\ud800"},
+    DPR | {"answers": ["me", "\ud83d"]},
+    DPR | {"id": "\ud83d"},
+    DPR | {"positive_ctxs": [{"text": "x", "psg_id": "\ud83d"}]},
+    DPR | {"hard_negative_ctxs": [{"title": "\ud83d", "text": "x"}]},
+    TEVATRON | {"query_id": "\ud83d"},
+]
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
@@ -122,7 +145,7 @@ def test_broken_lines_of_mrtydi_are_named(tmp_path: Path, topics: str, qrels: st
         (DPR | {"hard_negative_ctxs": ["x"]}, "a JSON str where an object was expected"),
         ({"text": "x"}, 'neither "question" and "positive_ctxs"'),
         ([1], "a JSON list, expected an object"),
-        (DPR | {"question": "\ud800"}, "lone surrogate"),
+        *((row, "lone surrogate") for row in HALF_CHARACTERS),
     ],
 )
 def test_a_row_that_cannot_be_used_says_why_and_the_next_is_read(tmp_path: Path, row: Any, reason: str) -> None:
@@ -131,6 +154,22 @@ def test_a_row_that_cannot_be_used_says_why_and_the_next_is_read(tmp_path: Path,
     assert reason in bad.reason
     assert bad.row == "object 1, line 1"
     assert isinstance(fine, Asked)
+
+
+def test_half_characters_reach_the_quarantine_and_its_file(tmp_path: Path) -> None:
+    """JSON can escape half of a surrogate pair, UTF-8 has no bytes for it."""
+    docs = '{"id": "1#0", "contents": "\\ud800"}\n'
+    rows = [*read_source(judged(tmp_path, "6\tB\n", "6 Q0 1#0 1\n", docs))]
+    rows += read_source(file(tmp_path, json.dumps(HALF_CHARACTERS)))
+    quarantine = Quarantine(tmp_path / "bad.jsonl")
+    for row in rows:
+        assert isinstance(row, BadRow)
+        quarantine.add(row)
+    (record,) = quarantine.put(str(tmp_path / "store"), "bad.jsonl")
+    put = [json.loads(line) for line in (tmp_path / "store" / record.path).read_text(encoding="utf-8").splitlines()]
+    assert len(put) == 1 + len(HALF_CHARACTERS)
+    assert all("lone surrogate" in row["reason"] for row in put)
+    assert r"a\ud800" in put[1]["sample"]
 
 
 def test_a_question_whose_passages_are_not_among_the_documents_is_put_aside(tmp_path: Path) -> None:

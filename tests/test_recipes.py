@@ -67,6 +67,13 @@ def test_fine_tuning_has_the_settings_of_the_authors_and_their_kin(name: str, ra
     assert set(FINETUNING) == {"finetune_nq.yaml", "finetune_mrtydi.yaml", "finetune_xor.yaml"}
 
 
+@pytest.mark.parametrize("name", ["finetune_mrtydi.yaml", "finetune_xor.yaml"])
+def test_supervised_fine_tuning_is_the_zero_shot_run_but_for_what_its_recipe_names(name: str) -> None:
+    own = {"encoder", "passage_encoder", "train", "dev_data", "epochs", "optimizer", "dev", "resources"}
+    supervised, zero_shot = (load_config(FinetuneConfig, [str(FOLDER / each)]) for each in (name, "finetune_nq.yaml"))
+    assert supervised.model_dump(exclude=own) == zero_shot.model_dump(exclude=own)
+
+
 def test_both_of_the_papers_recipes_make_the_same_encoder() -> None:
     one, eight = (
         load(f"xlmr_base_{name}.yaml").pretrain.model_dump(exclude={"resources"}) for name in ("1xh200", "8xh100")
