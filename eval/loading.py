@@ -19,7 +19,7 @@ from ccp_ray.rows import texts_reference
 from ccp_ray.storage import absolute_uri
 from eval.plugin import is_plugin, load_plugin, plugin_digest, plugin_name
 from eval.protocol import Benchmark, Text, text_of
-from eval.ranked import Question, RankedBenchmark
+from eval.ranked import Parted, Question, RankedBenchmark
 
 AnyBenchmark = Benchmark | RankedBenchmark
 Load = Callable[[str], AnyBenchmark]
@@ -90,7 +90,10 @@ def _tried(load: Load, place: str, collections: bool) -> tuple[AnyBenchmark, dic
     """A benchmark and the digests of its collections, or why it cannot run."""
     try:
         benchmark = load(place)
-        return benchmark, _fingerprints(benchmark) if collections and is_ranked(benchmark) else {}
+        if not collections or not is_ranked(benchmark):
+            return benchmark, {}
+        whole = benchmark.at_hand() if isinstance(benchmark, Parted) else benchmark
+        return whole, _fingerprints(whole)
     except UsageError as error:
         return error
 
