@@ -263,6 +263,7 @@ def test_run_files_that_cannot_be_scored(folder: Path) -> None:
         (lambda: scored(write_trec(folder / "qaa.trec", {"77": "p1"})), DataError, "answers none of the questions"),
         (lambda: scored(good, write_trec(folder / "b-qaa.run", {"1": "p2"})), DataError, "answered in another run"),
         (lambda: scored(good, benchmark="wordy"), UsageError, r"scores the passages' texts.*\.json"),
+        (lambda: scored(str(folder / "p.json")), UsageError, r"p\.json: toy scores document ids.*give a TREC run"),
         (lambda: scored(good, benchmark="translations"), UsageError, "one benchmark with a collection"),
         (lambda: scored(good, benchmark="toy,wordy"), UsageError, "one benchmark with a collection"),
         (lambda: scored(), UsageError, "no run file"),
