@@ -12,6 +12,7 @@
         "scale": {LANG: "pivot" | "accepted" | "rejected" | "unit"},      only where it was fitted here
         "rotation": {LANG: "pivot" | "accepted" | "rejected" | "off"},   the same
         "own": {"scale", "rotation", "variants"},   where a calibration was given: fitted here besides
+        (with too few sentences of a language to fit on: no "own", and "none" with raw alone where none was given)
         "data": {"pairs": {"fr-en": lines}} or {"window": w, "languages": {LANG: {sentences, documents}}},
         "passages": {COLLECTION: rows}, "similarity": "cosine" | "dot",     of ranked lists
         "variants": {"raw" | "shift" | "scale" | "rotate": SCORE}}},

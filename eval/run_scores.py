@@ -88,9 +88,7 @@ def _read(
 ) -> Mapping[str, Mapping[str, Sequence[Hit]]]:
     if uri.endswith(_PREDICTIONS):
         if not benchmark.needs_text:
-            raise UsageError(
-                f"{uri}: {benchmark.name} scores document ids, which a .json has not; give a TREC run"
-            )
+            raise UsageError(f"{uri}: {benchmark.name} scores document ids, which a .json has not; give a TREC run")
         return read_predictions(uri)
     if benchmark.needs_text:
         raise UsageError(
