@@ -218,9 +218,22 @@ def test_a_calibration_must_know_every_language_and_the_encoder(folder: Path) ->
     questions = calibration(folder / "b", {"qaa": 0.0, "qab": 0.0})
     with pytest.raises(DataError, match=r"passages in qac, which the calibration .* lacks; it knows qaa, qab"):
         evaluate("e", ["toy"], str(folder), str(folder / "y"), questions)
+    assert not (folder / "y").exists()  # the first row tells
+    write_passages(folder, ("qaa", "qac"))
+    with pytest.raises(DataError, match=r"passages in qac, which the calibration .* lacks; it knows qaa, qab"):
+        evaluate("e", ["toy"], str(folder), str(folder / "y"), questions)
     assert (folder / "y" / "passages").exists()  # what was embedded stays
     with pytest.raises(DataError, match="another encoder's embeddings"):
         evaluate("other", ["toy"], str(folder), str(folder / "z"), calibration(folder / "c"))
+
+
+def test_passages_that_name_no_language_are_of_the_collections(folder: Path) -> None:
+    rows = [{"id": f"p{i}", "text": f"qac {i}"} for i in range(PASSAGES)]
+    (folder / "passages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    questions = calibration(folder / "b", {"qaa": 0.0, "qab": 0.0})
+    with pytest.raises(DataError, match=r"passages\.jsonl: passages in qac, which the calibration"):
+        evaluate("e", ["toy"], str(folder), str(folder / "out"), questions)
+    assert not (folder / "out").exists()
 
 
 def test_a_benchmark_without_data_is_named_and_the_others_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
