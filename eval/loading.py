@@ -64,7 +64,7 @@ def load_all(
 
     Raises UsageError for unknown names and where no data are there for any, DataError for broken data.
     """
-    loads = _loads(names, known)
+    loads = _loads(names, known, collections)
     places = _places(loads, data)
     code = {plugin_name(name): {"code": plugin_digest(name)} for name in names if is_plugin(name)}
     loaded = Loaded({}, {}, {}, [])
@@ -103,7 +103,7 @@ def _fingerprints(benchmark: RankedBenchmark) -> dict[str, str]:
     return {f"collection.{one.name}": texts_reference(one.uri).fingerprint for one in benchmark.collections()}
 
 
-def _loads(names: Sequence[str], known: Mapping[str, Load]) -> dict[str, Load]:
+def _loads(names: Sequence[str], known: Mapping[str, Load], collections: bool) -> dict[str, Load]:
     """Name -> what loads it. Raises UsageError."""
     unknown = [name for name in names if name not in known and not is_plugin(name)]
     if unknown or not names:
@@ -114,7 +114,7 @@ def _loads(names: Sequence[str], known: Mapping[str, Load]) -> dict[str, Load]:
         name = plugin_name(path)
         if name in known or name in loads:
             raise UsageError(f"{path}: there is a benchmark {name!r} already; give the file another name")
-        loads[name] = lambda place, path=path: load_plugin(path, place)  # type: ignore[misc]
+        loads[name] = lambda place, path=path: load_plugin(path, place, collections)  # type: ignore[misc]
     return loads
 
 
