@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from ccp_ray.calibration import Calibration, Judgement, unit
 from ccp_ray.calibration_config import CalibrationConfig
-from ccp_ray.errors import CollapseError, DataError, UsageError
+from ccp_ray.errors import CollapseError, DataError, TooFewRowsError, UsageError
 from ccp_ray.moments import Moments
 from ccp_ray.rotation import FloatArray, Rotation, Sides, improves, learn_rotation, mutual_neighbours
 
@@ -92,13 +92,13 @@ def choose_pivot(languages: Collection[str], config: CalibrationConfig) -> str:
 
 
 def check_languages(rows: Mapping[str, int], config: CalibrationConfig) -> None:
-    """Raises DataError where there is no language, or one with too few rows."""
+    """Raises DataError where there is no language, TooFewRowsError for one with too few rows."""
     if not rows:
         raise DataError("no vectors to calibrate; embed some texts first")
     short = {lang: count for lang, count in sorted(rows.items()) if count < config.minimum_rows}
     if short:
         listed = ", ".join(f"{lang} ({count})" for lang, count in short.items())
-        raise DataError(
+        raise TooFewRowsError(
             f"too few rows to calibrate {listed}: expected {config.minimum_rows} and more of each language; "
             "add text, leave the language out, or lower minimum_rows"
         )

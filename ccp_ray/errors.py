@@ -32,6 +32,10 @@ class TrainingError(CcpError):
     """
 
 
+class TooFewRowsError(DataError):
+    """Too few vectors of a language to fit a calibration; what needs none can still be done."""
+
+
 class CollapseError(DataError):
     """Vectors without variance: the encoder that made them has collapsed. For an ablation that is a result too."""
 

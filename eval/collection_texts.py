@@ -9,6 +9,7 @@ from collections.abc import Collection as Ids
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ccp_ray.artifact import find_artifact
 from ccp_ray.documents import find_documents, plan_splits
 from ccp_ray.errors import DataError
 from ccp_ray.passages import joined
@@ -52,6 +53,14 @@ def texts_of(uri: str, ids: Ids[str]) -> dict[str, str]:
     if len(found) < len(wanted):
         raise DataError(f"{uri}: no passage {min(wanted - found.keys())!r}, which a run names")
     return found
+
+
+def first_language(uri: str) -> str | None:
+    """The language that the first row names (`UNNAMED` where it names none); None for a corpus, which names its own."""
+    artifact = find_artifact(uri)
+    if artifact is not None and artifact.kind == "corpus":
+        return None
+    return next((record.lang for record, _ in _records(uri)), None)
 
 
 def _records(uri: str) -> Iterator[tuple[Record, bool]]:

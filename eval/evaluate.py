@@ -12,6 +12,7 @@
         "scale": {LANG: "pivot" | "accepted" | "rejected" | "unit"},      only where it was fitted here
         "rotation": {LANG: "pivot" | "accepted" | "rejected" | "off"},   the same
         "own": {"scale", "rotation", "variants"},   where a calibration was given: fitted here besides
+        (with too few sentences of a language to fit on: no "own", and "none" with raw alone where none was given)
         "data": {"pairs": {"fr-en": lines}} or {"window": w, "languages": {LANG: {sentences, documents}}},
         "passages": {COLLECTION: rows}, "similarity": "cosine" | "dot",     of ranked lists
         "variants": {"raw" | "shift" | "scale" | "rotate": SCORE}}},
@@ -53,6 +54,7 @@ from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import DataError, UsageError
 from ccp_ray.ledger import FileRecord, put_bytes
 from ccp_ray.model_source import model_reference
+from eval.collection_texts import first_language
 from eval.context import ContextConfig, load_context
 from eval.exact import Similarity
 from eval.kept_embeddings import Encoding, Keeper
@@ -61,7 +63,7 @@ from eval.mrtydi import MrTydiConfig, load_mrtydi
 from eval.protocol import Benchmark, Vectors, to_json_lines
 from eval.question_bitext import QuestionBitextConfig, load_question_bitext
 from eval.ranked import RankedBenchmark
-from eval.ranked_runs import Answers, Asking, write_runs
+from eval.ranked_runs import Answers, Asking, check_passages, write_runs
 from eval.scores import ranked_entry, score_benchmark, summary_of
 from eval.tatoeba import TatoebaConfig, load_tatoeba
 from eval.translations import TranslationsConfig, load_translations
@@ -275,6 +277,9 @@ def _open_calibration(uri: str | None, loaded: Mapping[str, AnyBenchmark]) -> Ca
                 f"{uri}: the calibration lacks {', '.join(missing)} of benchmark {name}; set {name}.languages to what "
                 f"both have ({', '.join(known) or 'nothing'}), or leave out the calibration {other}"
             )
+        for collection in benchmark.collections() if is_ranked(benchmark) else ():
+            first = first_language(collection.uri)
+            check_passages(collection, [first] if first else [], calibration, uri)
     return calibration
 
 

@@ -1,8 +1,8 @@
 """Evaluation artifacts as a report's runs: results.json, checked against its checksum, made typed and uniform.
 
 Evaluations under one name are one run: each benchmark may be an artifact of its own. What a benchmark's averages lack
-is taken from its `data` (`missing`, `complete`, `averages`), so that an incomplete average is never taken for a whole
-one.
+is taken from its `data` (`missing`, `complete`, `averages`) and from its scores (`missing`, `complete`: what a run had
+nothing of), so that an incomplete average is never taken for a whole one.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _scored(result: Mapping[str, Any]) -> Scored:
     return Scored(
         split=data.get("split"),
         calibration=result["calibration"],
-        incomplete=_incomplete(data, sorted(averages)),
+        incomplete=_incomplete(data, list(result["variants"].values()), sorted(averages)),
         variants=variants,
     )
 
@@ -122,12 +122,14 @@ def _sections(score: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, S
             yield from _sections(inner, f"{path}.{name}".lstrip("."))
 
 
-def _incomplete(data: Mapping[str, Any], averages: Sequence[str]) -> dict[str, str]:
+def _incomplete(
+    data: Mapping[str, Any], scores: Sequence[Mapping[str, Any]], averages: Sequence[str]
+) -> dict[str, str]:
     """What "macro" and each average lack. An average of which nothing is said counts as incomplete."""
-    missing = list(data.get("missing") or ())
     out = {}
-    if missing or data.get("complete") is False:
-        out["macro"] = _lacks(missing)
+    missing = [_missing(told) for told in (data, *scores)]
+    if any(missing) or any(told.get("complete") is False for told in (data, *scores)):
+        out["macro"] = _lacks(list(dict.fromkeys(name for names in missing for name in names)))
     told = data.get("averages", {})
     for name in averages:
         if name not in told:
@@ -135,6 +137,16 @@ def _incomplete(data: Mapping[str, Any], averages: Sequence[str]) -> dict[str, s
         elif not told[name]["complete"]:
             out[name] = _lacks(told[name]["missing"])
     return out
+
+
+def _missing(told: Mapping[str, Any]) -> list[str]:
+    """What data or a score say that they lack: languages, or questions counted by language."""
+    missing = told.get("missing") or ()
+    if isinstance(missing, Mapping):
+        if len(missing) > _MANY:
+            return [f"{sum(missing.values()):,} questions in {len(missing)} languages"]
+        return [f"{count:,} questions in {lang}" for lang, count in missing.items()]
+    return list(missing)
 
 
 def _lacks(missing: Sequence[str]) -> str:

@@ -12,8 +12,9 @@ searched in any order, in one process or in many tasks. A rotation would spoil t
 matrices follow from its shape), so rows are never rotated: as (x R) . q = x . (q R^T), the queries of a language's
 rows are turned back instead, which also costs less wherever there are fewer queries than rows.
 
-Memory: the vectors of one piece three times over in float32 (as stored, of a variant, in FAISS), its rows, and queries
-x k hits of each variant; not the number of pieces.
+Memory: the vectors of one piece three times over in float32 (as stored, of a variant, in FAISS; what the variant before
+left in FAISS is dropped first, and a calibration works on blocks), its rows, and queries x k hits of each variant; not
+the number of pieces.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ Similarity = Literal["cosine", "dot"]
 _WAITING = 1 << 16  # hits that wait to be merged, at least
 
 
+_BLOCK = 8192  # rows calibrated at once: each costs three copies of itself
 UNNAMED = "und"
 """The language that rows have whose file names none (`ccp_ray.records`)."""
 
@@ -71,8 +73,9 @@ def placed(vectors_ND: FloatArray, languages: Sequence[str], steps: tuple[Step, 
     languages_N = np.array(languages, dtype=object)
     out_ND = np.empty(np.shape(vectors_ND), dtype=np.float32)
     for lang in sorted(set(languages)):
-        rows_N = languages_N == lang
-        out_ND[rows_N] = space.calibration.apply(vectors_ND[rows_N], lang, steps)
+        row_n = np.flatnonzero(languages_N == lang)
+        for some_n in np.array_split(row_n, -(-len(row_n) // _BLOCK)):
+            out_ND[some_n] = space.calibration.apply(vectors_ND[some_n], lang, steps)
     return out_ND
 
 
@@ -108,6 +111,7 @@ def search_piece(
         del rows_ND  # FAISS has its own copy
         for name in names:
             yield name, _candidates(shard, asked[name], k, space.calibration)
+        del shard  # or it would live on while the next variant's rows are made
 
 
 def _by_rows(asked: Mapping[str, Asked]) -> dict[tuple[Step, ...], list[str]]:

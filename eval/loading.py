@@ -19,7 +19,7 @@ from ccp_ray.rows import texts_reference
 from ccp_ray.storage import absolute_uri
 from eval.plugin import is_plugin, load_plugin, plugin_digest, plugin_name
 from eval.protocol import Benchmark, Text, text_of
-from eval.ranked import Question, RankedBenchmark
+from eval.ranked import Parted, Question, RankedBenchmark
 
 AnyBenchmark = Benchmark | RankedBenchmark
 Load = Callable[[str], AnyBenchmark]
@@ -64,7 +64,7 @@ def load_all(
 
     Raises UsageError for unknown names and where no data are there for any, DataError for broken data.
     """
-    loads = _loads(names, known)
+    loads = _loads(names, known, collections)
     places = _places(loads, data)
     code = {plugin_name(name): {"code": plugin_digest(name)} for name in names if is_plugin(name)}
     loaded = Loaded({}, {}, {}, [])
@@ -90,7 +90,10 @@ def _tried(load: Load, place: str, collections: bool) -> tuple[AnyBenchmark, dic
     """A benchmark and the digests of its collections, or why it cannot run."""
     try:
         benchmark = load(place)
-        return benchmark, _fingerprints(benchmark) if collections and is_ranked(benchmark) else {}
+        if not collections or not is_ranked(benchmark):
+            return benchmark, {}
+        whole = benchmark.at_hand() if isinstance(benchmark, Parted) else benchmark
+        return whole, _fingerprints(whole)
     except UsageError as error:
         return error
 
@@ -100,7 +103,7 @@ def _fingerprints(benchmark: RankedBenchmark) -> dict[str, str]:
     return {f"collection.{one.name}": texts_reference(one.uri).fingerprint for one in benchmark.collections()}
 
 
-def _loads(names: Sequence[str], known: Mapping[str, Load]) -> dict[str, Load]:
+def _loads(names: Sequence[str], known: Mapping[str, Load], collections: bool) -> dict[str, Load]:
     """Name -> what loads it. Raises UsageError."""
     unknown = [name for name in names if name not in known and not is_plugin(name)]
     if unknown or not names:
@@ -111,7 +114,7 @@ def _loads(names: Sequence[str], known: Mapping[str, Load]) -> dict[str, Load]:
         name = plugin_name(path)
         if name in known or name in loads:
             raise UsageError(f"{path}: there is a benchmark {name!r} already; give the file another name")
-        loads[name] = lambda place, path=path: load_plugin(path, place)  # type: ignore[misc]
+        loads[name] = lambda place, path=path: load_plugin(path, place, collections)  # type: ignore[misc]
     return loads
 
 

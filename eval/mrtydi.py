@@ -1,8 +1,9 @@
 """Mr.TyDi v1.1 (Zhang et al. 2021): questions in 11 languages, each to its own language's Wikipedia passages.
 
 MRR@100 and Recall@100 by trec_eval (`eval.trec_measures`), by language, and their mean over languages. A language
-whose files are missing, or that a run has nothing of, is named and left out of the mean, which is then marked as
-incomplete: it is not the published average of eleven. Within a language, a question without hits counts 0.
+whose files are missing (passages too, where we rank them), or that a run has nothing of, is named and left out of the
+mean, which is then marked as incomplete: it is not the published average of eleven. Within a language, a question
+without hits counts 0.
 
 The collection of language xx is named "xx": the language of its passages, which their rows do not name.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection as Ids
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 from pydantic import Field
@@ -51,19 +52,31 @@ class MrTydi:
 
     def __init__(self, languages: dict[str, _Language], expected: Ids[str], split: str) -> None:
         self.languages, self.split = languages, split
+        self._expected = expected
         self.missing = [lang for lang in expected if lang not in languages]
         self.unknown: dict[str, int] = {}
 
+    def at_hand(self) -> MrTydi:
+        """The languages whose documents are there. Raises UsageError where none is."""
+        have = {lang: own for lang, own in self.languages.items() if own.files.docs}
+        without = [lang for lang in self.languages if lang not in have]
+        if not have:
+            self._refuse(without)
+        if without:
+            say(f"mrtydi: no documents (docs.jsonl) of {', '.join(without)}; the average is of the other languages")
+        return MrTydi(have, self._expected, self.split)
+
+    def _refuse(self, without: list[str]) -> NoReturn:
+        raise UsageError(
+            f"mrtydi: no documents of {', '.join(without)}: expected mrtydi-v1.1-LANG/collection/docs.jsonl "
+            "(or .jsonl.gz) beside the topics; fetch them"
+        )
+
     def collections(self) -> list[Collection]:
-        """The documents of each language. Raises UsageError naming a language whose documents are not there."""
+        """The documents of each language. Raises UsageError naming languages whose documents are not there."""
         without = [lang for lang, own in self.languages.items() if own.files.docs is None]
         if without:
-            have = [lang for lang in self.languages if lang not in without]
-            raise UsageError(
-                f"mrtydi: no documents of {', '.join(without)}: expected mrtydi-v1.1-LANG/collection/docs.jsonl "
-                "(or .jsonl.gz) beside the topics; "
-                + (f"or set mrtydi.languages to those that have them ({', '.join(have)})" if have else "fetch them")
-            )
+            self._refuse(without)
         return [Collection(lang, own.files.docs) for lang, own in self.languages.items() if own.files.docs]
 
     def questions(self) -> list[Question]:

@@ -13,7 +13,7 @@ All other passages are distractors: documents of generated languages, the same i
 whole path at any size with true gold, and say little about quality: no distractor is in the question's language.
 
 Distractors are written by pieces (2,000 passages of 9 sentences in 5 s on one core) and joined as members of one gzip
-file. Memory: one set's packed passages, 25 MB for 100,000.
+file. Memory: one set's packed passages, 25 MB for 100,000; XOR-Retrieve's, which are not packed, go through a file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from __future__ import annotations
 import functools
 import gzip
 import json
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -30,7 +33,7 @@ from ccp_ray.artifact import Artifact, InputRef, Output, Request, digest_json, o
 from ccp_ray.config import StrictModel
 from ccp_ray.errors import DataError
 from ccp_ray.languages import LanguageFamily, LanguagesConfig
-from ccp_ray.ledger import Entry, FileRecord, put_bytes
+from ccp_ray.ledger import Entry, FileRecord, put_bytes, put_file
 from ccp_ray.lines import pack_lines
 from ccp_ray.passages import tsv_line
 from ccp_ray.pieces import run_pieces
@@ -116,14 +119,22 @@ def _write_mrtydi(store: Store, lang: str, own: Squad, pool: list[str]) -> list[
 
 
 def _write_xor(store: Store, content: Mapping[str, Squad], pool: list[str]) -> list[FileRecord]:
-    lines = ["id\ttext\ttitle\n"]
-    passages = [*_cut(content[_PIVOT]), *_unpacked(store, pool)]
-    lines += [tsv_line(str(number), text, title) for number, (title, text) in enumerate(passages, 1)]
+    passages = chain(_cut(content[_PIVOT]), _unpacked(store, pool))
     questions = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in _xor_questions(content))
     return [
-        put_bytes(store, "xor_retrieve/passages.tsv", "".join(lines).encode()),
+        _put_tsv(store, "xor_retrieve/passages.tsv", passages),
         put_bytes(store, "xor_retrieve/xor_dev_retrieve_eng_span_v1_1.jsonl", questions.encode()),
     ]
+
+
+def _put_tsv(store: Store, key: str, passages: Iterable[tuple[str, str]]) -> FileRecord:
+    """Write (title, text) as numbered lines of DPR's format, one at a time."""
+    with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
+        path = Path(scratch, "passages.tsv")
+        with path.open("w", encoding="utf-8", newline="") as file:
+            file.write("id\ttext\ttitle\n")
+            file.writelines(tsv_line(str(number), text, title) for number, (title, text) in enumerate(passages, 1))
+        return put_file(store, key, path)
 
 
 def _cut(own: Squad) -> Iterator[tuple[str, str]]:

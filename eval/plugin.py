@@ -12,7 +12,8 @@ import hashlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +45,17 @@ def plugin_digest(path: str) -> str:
     return hashlib.sha256(_code(path)).hexdigest()
 
 
-def load_plugin(path: str, data: str) -> Benchmark | RankedBenchmark:
+def load_plugin(path: str, data: str, collections: bool = True) -> Benchmark | RankedBenchmark:
     """The benchmark that a file's `load(data)` returns, under the file's name.
 
-    Raises UsageError for a file that cannot be run or defines no `load`, DataError where `load` fails or returns
-    something else.
+    collections: whether one that ranks passages must have them, and questions that fit them.
+
+    Raises UsageError for a file that cannot be run or defines no `load`, and questions that do not fit; DataError where
+    `load` fails or returns something else.
     """
     load = _function(path)
-    try:
+    with _told(f"{path}: load({data!r})"):
         benchmark = load(data)
-    except CcpError:
-        raise
-    except Exception as error:
-        raise DataError(f"{path}: load({data!r}) failed: {type(error).__name__}: {error}") from error
     needed = (*_BOTH, "texts") if hasattr(benchmark, "texts") else (*_BOTH, *_RANKED)
     missing = [name for name in needed if name != "name" and not hasattr(benchmark, name)]
     if missing:
@@ -64,8 +63,52 @@ def load_plugin(path: str, data: str) -> Benchmark | RankedBenchmark:
             f"{path}: load returned {type(benchmark).__name__} without {missing[0]!r}; expected a benchmark: "
             f"{', '.join((*_BOTH, 'texts'))}, or {', '.join((*_BOTH, *_RANKED))}"
         )
-    benchmark.name = plugin_name(path)
+    _name(benchmark, path)
+    if collections and hasattr(benchmark, "collections"):
+        _check_collections(benchmark, path)
     return benchmark  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """A failure of the file's own code as a DataError; errors of this program stay as they are."""
+    try:
+        yield
+    except CcpError:
+        raise
+    except Exception as error:
+        raise DataError(f"{what} failed: {type(error).__name__}: {error}") from error
+
+
+def _name(benchmark: Any, path: str) -> None:
+    """Give the benchmark its file's name. Raises DataError for one that takes none (a NamedTuple, frozen)."""
+    name = plugin_name(path)
+    if getattr(benchmark, "name", None) == name:
+        return
+    try:
+        benchmark.name = name
+    except (AttributeError, TypeError):
+        raise DataError(
+            f"{path}: load returned {type(benchmark).__name__}, whose name cannot be set; return an object of a class "
+            f"that lets it, or with the name {name!r}"
+        ) from None
+
+
+def _check_collections(benchmark: RankedBenchmark, path: str) -> None:
+    """Raises UsageError unless questions name the benchmark's collections, and each is asked."""
+    with _told(f"{path}: collections()"):
+        names = [one.name for one in benchmark.collections()]
+    with _told(f"{path}: questions()"):
+        asked = {question.collection: question.id for question in benchmark.questions()}
+    unknown = next((name for name in asked if name not in names), None)
+    if unknown is not None:
+        raise UsageError(
+            f"{path}: question {asked[unknown]!r} asks collection {unknown!r}, which collections() does not name; it "
+            f"names {', '.join(names) or 'none'}"
+        )
+    unasked = next((name for name in names if name not in asked), None)
+    if unasked is not None or not names:
+        raise UsageError(f"{path}: no question asks collection {unasked!r}" if names else f"{path}: no collections")
 
 
 def _code(path: str) -> bytes:

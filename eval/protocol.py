@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ccp_ray.calibration import STEPS, Calibration, Step
+from ccp_ray.calibration import STEPS, Calibration, Step, unit
 from ccp_ray.calibration_config import CalibrationConfig
 from ccp_ray.calibration_fit import fit
 from ccp_ray.embeddings import Embeddings
@@ -104,6 +104,11 @@ class Vectors:
         """
         ordered = {lang: self.get(sorted(rows), lang) for lang, rows in sorted(self._rows.items())}
         return fit(ordered, config)
+
+
+def score_raw(benchmark: Benchmark, vectors: Vectors) -> dict[str, Any]:
+    """{"raw": score}, which needs no calibration."""
+    return {"raw": benchmark.score(lambda ids, lang: unit(vectors.get(ids, lang)))}
 
 
 def score_variants(benchmark: Benchmark, vectors: Vectors, calibration: Calibration) -> dict[str, Any]:

@@ -71,6 +71,17 @@ class RankedBenchmark(Protocol):
 
 
 @runtime_checkable
+class Parted(Protocol):
+    """A benchmark of several collections, of which some may not be at hand."""
+
+    def at_hand(self) -> RankedBenchmark:
+        """The part whose collections are there, which names the others as missing; for what ranks passages itself.
+
+        Raises UsageError where none is there.
+        """
+
+
+@runtime_checkable
 class Judged(Protocol):
     """A benchmark whose judgements name documents, which a collection may lack."""
 

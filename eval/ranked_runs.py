@@ -12,7 +12,7 @@ depth, with texts where a benchmark scores them: each text once).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -104,7 +104,8 @@ class Answers:
         asking = list(self._asking(uri))
         embedded = self._keeper.embedded(uri, self._how.passages, f"passages/{number:02d}-{collection.name}")
         embeddings = Embeddings.open(embedded.uri)
-        self._check(collection, embeddings)
+        if self.calibration is not None:
+            check_passages(collection, embeddings.languages, self.calibration, str(self._how.calibration))
         for benchmark in self._benchmarks.values():
             if isinstance(benchmark, Judged) and collection in benchmark.collections():
                 benchmark.check_documents(collection.name, _ids(embeddings))
@@ -125,17 +126,16 @@ class Answers:
         languages = [text.lang for text in texts]
         return Asked(steps, placed(rows_QD, languages, steps, Space(self.calibration, self._how.similarity)))
 
-    def _check(self, collection: Collection, embeddings: Embeddings) -> None:
-        if self.calibration is None:
-            return
-        languages = {collection.name if lang == UNNAMED else lang for lang in embeddings.languages}
-        lacking = sorted(languages - set(self.calibration.languages))
-        if lacking:
-            raise DataError(
-                f"{collection.uri}: passages in {', '.join(lacking)}, which the calibration {self._how.calibration} "
-                f"lacks; it knows {', '.join(self.calibration.languages)}. Restrict the benchmark's languages, or "
-                "leave out the calibration"
-            )
+
+def check_passages(collection: Collection, languages: Iterable[str], calibration: Calibration, uri: str) -> None:
+    """Raises DataError where a calibration (and its URI, for the message) lacks a language of a collection's rows."""
+    named = {collection.name if lang == UNNAMED else lang for lang in languages}
+    lacking = sorted(named - set(calibration.languages))
+    if lacking:
+        raise DataError(
+            f"{collection.uri}: passages in {', '.join(lacking)}, which the calibration {uri} lacks; it knows "
+            f"{', '.join(calibration.languages)}. Restrict the benchmark's languages, or leave out the calibration"
+        )
 
 
 def _ids(embeddings: Embeddings) -> Iterator[str]:

@@ -87,6 +87,8 @@ def _read(
     uri: str, benchmark: RankedBenchmark, asked: Mapping[str, set[str]]
 ) -> Mapping[str, Mapping[str, Sequence[Hit]]]:
     if uri.endswith(_PREDICTIONS):
+        if not benchmark.needs_text:
+            raise UsageError(f"{uri}: {benchmark.name} scores document ids, which a .json has not; give a TREC run")
         return read_predictions(uri)
     if benchmark.needs_text:
         raise UsageError(

@@ -7,22 +7,28 @@ from typing import Any
 
 from ccp_ray.calibration import Calibration
 from ccp_ray.calibration_config import CalibrationConfig
+from ccp_ray.errors import TooFewRowsError
+from ccp_ray.progress import say
 from eval.headline import headline
-from eval.protocol import Benchmark, Vectors, score_variants
+from eval.protocol import Benchmark, Vectors, score_raw, score_variants
 from eval.ranked import RankedBenchmark
 
 
 def score_benchmark(
     benchmark: Benchmark, vectors: Vectors, given: Calibration | None, config: CalibrationConfig
 ) -> dict[str, Any]:
-    """One benchmark's entry in results.json, from its vectors alone. `config` is used where none is `given`."""
+    """One benchmark's entry in results.json, from its vectors alone. `config` is used where none is `given`.
+
+    Where the benchmark's own sentences are too few to fit on, that is said and what needs no fit is scored.
+    """
     result = {"n": len(benchmark.texts()), "data": benchmark.describe()}
-    if given is None:
-        return result | {"calibration": "benchmark"} | _own(benchmark, vectors, config)
-    result |= {"calibration": "corpus", "variants": score_variants(benchmark, vectors, given)}
-    if benchmark.name != "context":
-        result["own"] = _own(benchmark, vectors, config)
-    return result
+    own = _own(benchmark, vectors, config) if given is None or benchmark.name != "context" else None
+    if given is not None:
+        result |= {"calibration": "corpus", "variants": score_variants(benchmark, vectors, given)}
+        return result | ({"own": own} if own else {})
+    if own is None:
+        return result | {"calibration": "none", "variants": score_raw(benchmark, vectors)}
+    return result | {"calibration": "benchmark"} | own
 
 
 def ranked_entry(benchmark: RankedBenchmark, calibrated: bool, variants: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,9 +55,13 @@ def _lines(result: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, dict
     return {variant: headline(score, data) for variant, score in result["variants"].items()}
 
 
-def _own(benchmark: Benchmark, vectors: Vectors, config: CalibrationConfig) -> dict[str, Any]:
-    """Scores with a calibration fitted on the benchmark's own sentences, each language alone."""
-    calibration = vectors.fit(_own_config(benchmark, config))
+def _own(benchmark: Benchmark, vectors: Vectors, config: CalibrationConfig) -> dict[str, Any] | None:
+    """Scores with a calibration fitted on the benchmark's own sentences, each language alone; None for too few."""
+    try:
+        calibration = vectors.fit(_own_config(benchmark, config))
+    except TooFewRowsError as error:
+        say(f"{benchmark.name}: not calibrated on its own sentences: {error}")
+        return None
     languages = calibration.summary()["languages"]
     verdicts = {step: {lang: told[step] for lang, told in languages.items()} for step in ("scale", "rotation")}
     return {**verdicts, "variants": score_variants(benchmark, vectors, calibration)}

@@ -36,9 +36,12 @@ def find_questions(data: str, split: str) -> str:
     raise UsageError(f"{data}: no {wanted}*.jsonl here or in xor_retrieve/, the questions of XOR-Retrieve's {split}")
 
 
-def find_passages(data: str, chosen: str | None) -> str | None:
-    """URI of the passages: the chosen file, or the one TSV; None where there is none. Raises UsageError for several."""
-    for store in _places(data):
+def find_passages(data: str, chosen: str | None, questions: str) -> str | None:
+    """URI of the passages: the chosen file, or the one TSV; None where there is none. Raises UsageError for several.
+
+    The folder of the `questions` (their URI) comes first: a TSV in the other one may be of another benchmark.
+    """
+    for store in sorted(_places(data), key=lambda store: store.uri(questions.rpartition("/")[2]) != questions):
         found = [key for key in _files(store) if _plain(key).endswith(".tsv")]
         if chosen in found:
             return store.uri(chosen)

@@ -156,4 +156,4 @@ def load_xor_retrieve(data: str, config: XorRetrieveConfig | None = None) -> Xor
         gold = {name: one for name, one in gold.items() if one.lang in config.languages}
     if not any(spans(one.answers) for one in gold.values()):
         raise DataError(f"{uri}: all answers are yes or no, which XOR-Retrieve skips; nothing is left to score")
-    return XorRetrieve(gold, find_passages(data, config.passages), config)
+    return XorRetrieve(gold, find_passages(data, config.passages, uri), config)

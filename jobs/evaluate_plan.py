@@ -14,7 +14,7 @@ from eval.ranked import RankedBenchmark
 from jobs.embed import plan_embed
 from jobs.plan import Plan, duration, embed_plan, matmul_flops, megabytes, source_shape
 
-_COPIES = 3  # of a piece in float32: as stored, of a variant, in FAISS
+_COPIES = 3  # of a piece in float32, whatever the variants: as stored, of a variant, in FAISS
 _SEARCH_SHARE = 0.6  # of the matrix product that exact search reaches; measured in `eval.exact`
 
 

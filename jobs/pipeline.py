@@ -48,7 +48,7 @@ from jobs.pretrain import planned_workers
 from jobs.usage import PeakMemory
 
 RECIPES = Path(__file__).parent / "recipes"
-_OTHER_VERBS = ("ablation", "finetune_nq", "finetune_mrtydi", "finetune_xor")  # recipes that are no pipeline
+_OTHER_VERBS = ("ablation", "finetune", "evaluate")  # first words of recipes that are no pipeline
 
 
 class PipelineConfig(StrictModel):
@@ -223,7 +223,7 @@ def pipeline_command(
 
 def recipe_names() -> list[str]:
     """The pipeline's recipes that are installed with this program."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem not in _OTHER_VERBS)
+    return sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem.partition("_")[0] not in _OTHER_VERBS)
 
 
 def recipe_file(name: str) -> str:

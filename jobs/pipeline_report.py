@@ -107,9 +107,9 @@ def _table(name: str, results: dict[str, Any], kept: str) -> dict[str, Any]:
     columns: dict[str, dict[str, Any]] = {}
     if "before" in results:
         columns |= {_BASELINE[v]: results["before"][name]["variants"][v] for v in _BASELINE}
-        columns[_OWN["before"]] = results["before"][name]["own"]["variants"]["rotate"]
+        columns |= _own("before", results["before"][name])
     columns |= {_TRAINED[v]: results["after"][name]["variants"][v] for v in VARIANTS}
-    columns[_OWN["after"]] = results["after"][name]["own"]["variants"]["rotate"]
+    columns |= _own("after", results["after"][name])
     pairs = results["after"][name]["variants"]["raw"]["pairs"]
     return {
         "name": {"translations": "Translated test sentences", "tatoeba": "Tatoeba"}[name],
@@ -120,6 +120,11 @@ def _table(name: str, results: dict[str, Any], kept: str) -> dict[str, Any]:
         "corpus; in the columns with a star on the test sentences, each language alone, never on their pairing. "
         f"{kept}",
     }
+
+
+def _own(when: str, entry: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The column of the calibration on the test sentences; none where these were too few to fit on."""
+    return {_OWN[when]: entry["own"]["variants"]["rotate"]} if "own" in entry else {}
 
 
 def _context(results: dict[str, Any]) -> dict[str, Any]:

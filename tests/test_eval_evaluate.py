@@ -22,8 +22,10 @@ from ccp_ray.storage import read_uri
 from eval import evaluate as module
 from eval.bitext import Bitext, Pair
 from eval.evaluate import EvaluateConfig, evaluate, score_benchmark
+from eval.evaluation_read import read_runs
 from eval.protocol import VARIANTS, Text, Vectors, text_of, to_json_lines
 from eval.translations import TranslationsConfig
+from jobs.evaluate import show_scores
 
 WIDTH, LINES = 12, 120
 OFFSETS = {"qaa": 0.0, "qab": 3.0, "qac": -2.0}
@@ -142,6 +144,25 @@ def test_a_calibration_that_lacks_a_language_is_refused_before_any_work(folder: 
     chosen = EvaluateConfig(translations=TranslationsConfig(languages=["qaa", "qab"]))
     artifact = evaluate("encoder", ["translations"], str(folder), str(folder / "out"), calibration, chosen)
     assert set(read_results(artifact)["translations"]["variants"]["raw"]["pairs"]) == {"qaa-qab"}
+
+
+def test_too_few_sentences_to_fit_on_leave_what_needs_no_fit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = read_results(evaluate("encoder", ["translations"], str(folder), str(folder / "whole")))["translations"]
+    strict = EvaluateConfig(calibration=CalibrationConfig(minimum_rows=LINES + 1))
+    artifact = evaluate("encoder", ["translations"], str(folder), str(folder / "raw"), None, strict)
+    result = read_results(artifact)["translations"]
+    assert result["calibration"] == artifact.summary["calibration"]["translations"] == "none"
+    assert result["variants"] == {"raw": whole["variants"]["raw"]}
+    assert "translations: not calibrated on its own sentences: too few rows" in capsys.readouterr().err
+    calibration = write_calibration(str(folder / "c"), OFFSETS)
+    given = evaluate("encoder", ["translations"], str(folder), str(folder / "given"), calibration, strict)
+    result = read_results(given)["translations"]
+    assert (result["variants"].keys(), "own" in result) == (VARIANTS.keys(), False)
+    [raw, corpus] = read_runs([artifact, given], ["raw", "given"])
+    assert list(raw.benchmarks["translations"].variants) == ["raw"]
+    assert list(corpus.benchmarks["translations"].variants) == list(VARIANTS)
+    show_scores(artifact, False)
+    assert "translations, per cent (not calibrated)" in capsys.readouterr().out
 
 
 def test_wrong_use_is_explained(folder: Path) -> None:

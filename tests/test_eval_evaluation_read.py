@@ -65,6 +65,24 @@ def test_what_averages_lack(tmp_path: Path):
     assert run.benchmarks["xquad_r"].incomplete == {"macro": "differs from the official files"}
 
 
+def test_what_a_run_had_nothing_of(tmp_path: Path):
+    tydi, asked = mrtydi(("ar", "bn")), xor()
+    tydi["data"] |= {"missing": ["bn"], "complete": False}
+    tydi["variants"]["raw"] |= {"missing": ["bn", "te"], "complete": False}
+    asked["variants"]["raw"] |= {"missing": {"ar": 2, "fi": 1200}, "complete": False}
+    everywhere = xor()
+    everywhere["variants"]["raw"]["missing"] = dict.fromkeys(everywhere["variants"]["raw"]["languages"], 200)
+    whole = mrtydi()
+    whole["variants"]["raw"] |= {"missing": [], "complete": True}
+    results = {"mrtydi": tydi, "xor_retrieve": asked, "all": everywhere, "other": whole}
+    artifact = write_evaluation(str(tmp_path / "e"), results)
+    (run,) = read_runs([artifact], ["run"])
+    assert run.benchmarks["mrtydi"].incomplete == {"macro": "lacks bn, te"}
+    assert run.benchmarks["xor_retrieve"].incomplete == {"macro": "lacks 2 questions in ar, 1,200 questions in fi"}
+    assert run.benchmarks["all"].incomplete == {"macro": "lacks 1,400 questions in 7 languages"}
+    assert run.benchmarks["other"].incomplete == {}
+
+
 def test_evaluations_under_one_name_are_one_run(tmp_path: Path):
     first = write_evaluation(str(tmp_path / "a"), {"mrtydi": mrtydi()})
     second = write_evaluation(str(tmp_path / "b"), {"tatoeba": tatoeba()})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tracemalloc
+import weakref
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from ccp_ray.artifact import Artifact, Output, Request, open_output
 from ccp_ray.calibration import Calibration
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import DataError, UsageError
+from ccp_ray.shard import Shard
+from eval import exact
 from eval.exact import Asked, Best, Space, exact_search, placed
 from eval.exact_job import Search, run_search
 from eval.protocol import VARIANTS
@@ -99,6 +103,48 @@ def test_the_hits_are_those_of_brute_force(tmp_path_factory, cuts, k, copies, se
                 assert [score for score, _ in mine] == pytest.approx([score for score, _ in theirs], abs=1e-6)
         else:
             assert found == expected
+
+
+@pytest.mark.parametrize("languages", [["de"], ["de", "en"]])
+def test_rows_are_calibrated_by_blocks(languages: list[str]) -> None:
+    rows = 40_000
+    vectors = np.random.default_rng(2).normal(size=(rows, D)).astype(np.float32)
+    row_languages = np.resize(languages, rows).tolist()
+    fitted, steps = calibration(), VARIANTS["scale"]
+    small = Space(fitted)
+    tracemalloc.start()
+    found = placed(vectors, row_languages, steps, small)
+    peak = tracemalloc.get_traced_memory()[1] - 8 * 2 * rows  # names and numbers of rows
+    tracemalloc.stop()
+    assert peak < 2.5 * vectors.nbytes
+    for row in (0, 1, 8191, 8192, rows - 1):
+        np.testing.assert_array_equal(
+            found[row : row + 1], fitted.apply(vectors[row : row + 1], row_languages[row], steps)
+        )
+
+
+def test_one_variants_vectors_are_gone_before_the_next_ones_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[weakref.ref[Shard]] = []
+    seen: list[int] = []
+
+    def made(*args, **options):
+        shard = Shard.of(*args, **options)
+        alive.append(weakref.ref(shard))
+        return shard
+
+    def watched(*args):
+        seen.append(sum(one() is not None for one in alive))
+        return placed(*args)
+
+    vectors, rows = collection(30)
+    embeddings = written(tmp_path / "e", vectors, rows, [])
+    asked = variants(vectors[:2], ["de", "en"], calibration())
+    monkeypatch.setattr(exact, "Shard", SimpleNamespace(of=made))
+    monkeypatch.setattr(exact, "placed", watched)
+    exact_search(embeddings, asked, 3, Space(calibration()))
+    assert seen == [0, 0, 0]  # raw, shift, scale; rotate turns the queries
 
 
 def test_dot_takes_raw_vectors_as_they_are(tmp_path):

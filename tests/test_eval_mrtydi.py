@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccp_ray.errors import DataError, UsageError
+from eval.evaluate import EvaluateConfig, load_any
 from eval.mrtydi import MrTydiConfig, load_mrtydi
 from eval.ranked import Hit
 from eval.run_reader import trec_order
@@ -120,6 +121,25 @@ def test_missing_languages_are_named_and_the_average_is_marked(tmp_path, capsys)
         chosen.score({})
     with pytest.raises(UsageError, match=r"no Mr.TyDi files of te; there is ar, bn"):
         load_mrtydi(str(tmp_path), MrTydiConfig(languages=["te"]))
+
+
+def test_a_language_without_documents_is_named_and_the_others_are_ranked(tmp_path, capsys):
+    make(tmp_path, "bn")
+    config = EvaluateConfig()
+    with pytest.raises(UsageError, match=r"no documents of bn: .*docs\.jsonl"):
+        load_any(["mrtydi"], str(tmp_path), config)
+    (tmp_path / "mrtydi-v1.1-ar").mkdir()
+    (tmp_path / "mrtydi-v1.1-ar" / "docs.jsonl").write_text(json.dumps({"id": "d1", "contents": "x"}) + "\n")
+    make(tmp_path, "ar")
+    benchmark = load_any(["mrtydi"], str(tmp_path), config).ranked()["mrtydi"]
+    assert "no documents (docs.jsonl) of bn" in capsys.readouterr().err
+    assert [one.name for one in benchmark.collections()] == ["ar"]
+    assert {question.lang for question in benchmark.questions()} == {"ar"}
+    told = benchmark.describe()
+    assert (list(told["languages"]), "bn" in told["missing"], told["complete"]) == (["ar"], True, False)
+    assert "bn" in benchmark.score({"ar": {"1": [Hit("d1", 1.0)]}})["missing"]
+    of_a_run = load_any(["mrtydi"], str(tmp_path), config, collections=False).ranked()["mrtydi"]
+    assert {question.lang for question in of_a_run.questions()} == {"ar", "bn"}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,33 @@ EXAMPLE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 CONFIG = EvaluateConfig()
 
 
+RANKED = """
+from eval.ranked import Collection as C, Question as Q
+
+class Ranked:
+    depth, needs_text = 1, False
+    def __init__(self, collections, questions): self.own = collections, questions
+    def collections(self): return self.own[0]
+    def questions(self): return self.own[1]
+    def score(self, run): ...
+    def describe(self): ...
+    def key(self): ...
+"""
+FROZEN = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Frozen:
+    name: str
+    def texts(self): return []
+    def score(self, lookup): ...
+    def describe(self): ...
+    def key(self): ...
+
+def load(data): return Frozen("NAME")
+"""
+
+
 def example() -> str:
     return EXAMPLE.read_text().partition("```python\n")[2].partition("```")[0]
 
@@ -53,6 +80,8 @@ def test_files_that_are_no_benchmark(tmp_path: Path, mine: str) -> None:
         ("c.py", "def load(data", UsageError, "SyntaxError"),
         ("d.py", "def load(data):\n    raise KeyError('k')", DataError, r"load\(.*KeyError"),
         ("e.py", "def load(data):\n    return 1", DataError, "load returned int without 'score'"),
+        ("h.py", FROZEN, DataError, r"h\.py: load returned Frozen, whose name cannot be set"),
+        ("i.py", RANKED + "def load(data): return Ranked(None, [])", DataError, r"collections\(\) failed: TypeError"),
         ("f-g.py", "def load(data): ...", UsageError, "letters, digits and _"),
         ("tatoeba.py", "def load(data): ...", UsageError, "there is a benchmark 'tatoeba' already"),
     ]
@@ -60,8 +89,22 @@ def test_files_that_are_no_benchmark(tmp_path: Path, mine: str) -> None:
         (tmp_path / name).write_text(text)
         with pytest.raises(error, match=message):
             load_any([str(tmp_path / name)], str(tmp_path), CONFIG)
+    for name, fields, message in (
+        ("unknown.py", "[C('a', 'x')], [Q('1', 'de', 't', 'b')]", "question '1' asks collection 'b'.*it names a"),
+        ("unasked.py", "[C('a', 'x'), C('z', 'y')], [Q('1', 'de', 't', 'a')]", "no question asks collection 'z'"),
+        ("empty.py", "[], []", "no collections"),
+    ):
+        (tmp_path / name).write_text(RANKED + f"def load(data): return Ranked({fields})")
+        with pytest.raises(UsageError, match=rf"{name}: {message}"):
+            load_any([str(tmp_path / name)], str(tmp_path), CONFIG)
+        assert load_plugin(str(tmp_path / name), str(tmp_path), collections=False).name == name[:-3]
     with pytest.raises(UsageError, match="cannot be read"):
         load_any([str(tmp_path / "none.py")], str(tmp_path), CONFIG)
     (tmp_path / "paraphrases.tsv").unlink()
     with pytest.raises(UsageError, match="no such file"):
         load_plugin(mine, str(tmp_path))
+
+
+def test_a_frozen_benchmark_may_have_the_files_name(tmp_path: Path) -> None:
+    (tmp_path / "frozen.py").write_text(FROZEN.replace("NAME", "frozen"))
+    assert load_plugin(str(tmp_path / "frozen.py"), str(tmp_path)).name == "frozen"

@@ -218,9 +218,22 @@ def test_a_calibration_must_know_every_language_and_the_encoder(folder: Path) ->
     questions = calibration(folder / "b", {"qaa": 0.0, "qab": 0.0})
     with pytest.raises(DataError, match=r"passages in qac, which the calibration .* lacks; it knows qaa, qab"):
         evaluate("e", ["toy"], str(folder), str(folder / "y"), questions)
+    assert not (folder / "y").exists()  # the first row tells
+    write_passages(folder, ("qaa", "qac"))
+    with pytest.raises(DataError, match=r"passages in qac, which the calibration .* lacks; it knows qaa, qab"):
+        evaluate("e", ["toy"], str(folder), str(folder / "y"), questions)
     assert (folder / "y" / "passages").exists()  # what was embedded stays
     with pytest.raises(DataError, match="another encoder's embeddings"):
         evaluate("other", ["toy"], str(folder), str(folder / "z"), calibration(folder / "c"))
+
+
+def test_passages_that_name_no_language_are_of_the_collections(folder: Path) -> None:
+    rows = [{"id": f"p{i}", "text": f"qac {i}"} for i in range(PASSAGES)]
+    (folder / "passages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    questions = calibration(folder / "b", {"qaa": 0.0, "qab": 0.0})
+    with pytest.raises(DataError, match=r"passages\.jsonl: passages in qac, which the calibration"):
+        evaluate("e", ["toy"], str(folder), str(folder / "out"), questions)
+    assert not (folder / "out").exists()
 
 
 def test_a_benchmark_without_data_is_named_and_the_others_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -263,6 +276,7 @@ def test_run_files_that_cannot_be_scored(folder: Path) -> None:
         (lambda: scored(write_trec(folder / "qaa.trec", {"77": "p1"})), DataError, "answers none of the questions"),
         (lambda: scored(good, write_trec(folder / "b-qaa.run", {"1": "p2"})), DataError, "answered in another run"),
         (lambda: scored(good, benchmark="wordy"), UsageError, r"scores the passages' texts.*\.json"),
+        (lambda: scored(str(folder / "p.json")), UsageError, r"p\.json: toy scores document ids.*give a TREC run"),
         (lambda: scored(good, benchmark="translations"), UsageError, "one benchmark with a collection"),
         (lambda: scored(good, benchmark="toy,wordy"), UsageError, "one benchmark with a collection"),
         (lambda: scored(), UsageError, "no run file"),

@@ -103,6 +103,18 @@ def test_passages_are_the_one_tsv_or_the_chosen(tmp_path):
         load_xor_retrieve(folder, XorRetrieveConfig(passages="none.tsv"))
 
 
+@pytest.mark.parametrize(("questions", "other"), [("xor_retrieve", "."), (".", "xor_retrieve")])
+def test_passages_beside_the_questions_come_before_a_tsv_of_the_other_folder(tmp_path, questions, other):
+    (tmp_path / "xor_retrieve").mkdir()
+    write_questions(tmp_path / questions)
+    (tmp_path / other / "topics.tsv").write_text("1\tof another benchmark\n")
+    [elsewhere] = load_xor_retrieve(str(tmp_path)).collections()
+    assert elsewhere.uri == str(tmp_path / other / "topics.tsv")
+    (tmp_path / questions / "psgs.tsv").write_text("id\ttext\ttitle\n")
+    [beside] = load_xor_retrieve(str(tmp_path)).collections()
+    assert beside.uri == str(tmp_path / questions / "psgs.tsv")
+
+
 @pytest.mark.parametrize(
     ("rows", "message", "kind"),
     [

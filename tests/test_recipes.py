@@ -12,12 +12,15 @@ from ccp_ray.finetune_config import FinetuneConfig
 from ccp_ray.pretrain_job import plan_workers
 from ccp_ray.training_job import plan_workers as plan_training
 from eval.ablation import UNTRAINED
+from eval.evaluate import EvaluateConfig
+from eval.tatoeba import AVERAGES
 from jobs.ablation_config import AblationConfig, trial_config
-from jobs.pipeline import PipelineConfig, recipe_file
+from jobs.pipeline import PipelineConfig, recipe_file, recipe_names
 
 FOLDER = Path(__file__).resolve().parent.parent / "jobs" / "recipes"
 FINETUNING = sorted(path.name for path in FOLDER.glob("finetune_*.yaml"))
-RECIPES = sorted({path.name for path in FOLDER.glob("*.yaml")} - {"ablation.yaml", *FINETUNING})
+EVALUATION = sorted(path.name for path in FOLDER.glob("evaluate_*.yaml"))
+RECIPES = sorted({path.name for path in FOLDER.glob("*.yaml")} - {"ablation.yaml", *FINETUNING, *EVALUATION})
 ABLATION = load_config(AblationConfig, [str(FOLDER / "ablation.yaml")])
 
 
@@ -72,6 +75,31 @@ def test_supervised_fine_tuning_is_the_zero_shot_run_but_for_what_its_recipe_nam
     own = {"encoder", "passage_encoder", "train", "dev_data", "epochs", "optimizer", "dev", "resources"}
     supervised, zero_shot = (load_config(FinetuneConfig, [str(FOLDER / each)]) for each in (name, "finetune_nq.yaml"))
     assert supervised.model_dump(exclude=own) == zero_shot.model_dump(exclude=own)
+
+
+def test_one_recipe_a_table() -> None:
+    tables = {name: load_config(EvaluateConfig, [str(FOLDER / name)]) for name in EVALUATION}
+    assert set(tables) == {f"evaluate_{name}.yaml" for name in ("tatoeba", "xquad_r", "mrtydi", "xor")}
+    tatoeba = tables["evaluate_tatoeba.yaml"].tatoeba
+    assert set(tatoeba.languages or ()) == AVERAGES["36"]
+    assert (tatoeba.pairs, tatoeba.margin, tatoeba.neighbours) == ("all", True, 4)
+    assert tables["evaluate_xquad_r.yaml"].xquad_r.languages is None
+    assert tables["evaluate_mrtydi.yaml"].mrtydi.split == "test"
+    assert tables["evaluate_xor.yaml"].xor_retrieve.split == "dev"
+    assert not set(recipe_names()) & {Path(name).stem for name in EVALUATION}
+    docs = (FOLDER.parent.parent / "docs" / "benchmarks.md").read_text()
+    assert all(f"--config jobs/recipes/{name}" in docs for name in EVALUATION)
+
+
+@pytest.mark.parametrize("name", ["mrtydi", "xor"])
+def test_fine_tuned_encoders_are_evaluated_as_they_were_trained(name: str) -> None:
+    evaluated = load_config(EvaluateConfig, [str(FOLDER / f"evaluate_{name}.yaml")])
+    trained = load_config(FinetuneConfig, [str(FOLDER / f"finetune_{name}.yaml")])
+    assert evaluated.similarity == trained.similarity
+    assert (evaluated.questions.max_tokens, evaluated.passages.max_tokens) == (
+        trained.question_tokens,
+        trained.passage_tokens,
+    )
 
 
 def test_both_of_the_papers_recipes_make_the_same_encoder() -> None:
