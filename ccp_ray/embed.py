@@ -105,12 +105,13 @@ def _stream(todo: list[Piece], encoder: str, output: str, config: EmbedConfig) -
     actor = (encoder, config.model_dump_json(), output)
     readers = ActorPoolStrategy(min_size=1, max_size=tokenizers)
     models = ActorPoolStrategy(min_size=least, max_size=most)
+    # Two beside each model keep up with it; without a bound each waiting piece starts a process.
+    uploads = TaskPoolStrategy(min(2 * most, len(todo)))
     return (
         ray.data.from_items([piece._asdict() for piece in todo], override_num_blocks=len(todo))
         .map(Tokenise, fn_constructor_args=actor, compute=readers, num_cpus=0.2)
         .map(Encode, fn_constructor_args=actor, compute=models, **placement)
-        # Two uploads beside each model keep up with it; without a bound each waiting piece starts a process.
-        .map(commit_piece, fn_kwargs={"output": output}, compute=TaskPoolStrategy(2 * most), num_cpus=0.1)
+        .map(commit_piece, fn_kwargs={"output": output}, compute=uploads, num_cpus=0.1)
         .iter_rows()
     )
 
