@@ -125,7 +125,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
 
 def test_a_loss_that_breaks_down_fails_the_job_by_its_name(small_corpus: Artifact, tmp_path: Path) -> None:
     output = str(tmp_path / "diverged")
-    wild = configured(optimizer={"lr": 1e6, "warmup_steps": 0, "clip": 0.0}, resources={"workers": 1})
+    wild = configured(
+        optimizer={"lr": 1e6, "warmup_steps": 0, "clip": 0.0}, resources={"workers": 1, "max_failures": 0}
+    )
     with pytest.raises(
         TrainingError, match=r"the loss is nan at step \d, in group \d \(language 'qa.*lower optimizer\.lr"
     ):

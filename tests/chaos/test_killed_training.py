@@ -1,10 +1,11 @@
-"""Pretraining as a job, its driver or a worker killed: the weights are those of an undisturbed run, bit for bit."""
+"""Pretraining as a job, a worker killed or told to end: the weights are those of an undisturbed run, bit for bit.
+
+Its driver is killed with the pipeline's (`test_pipeline`).
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import re
 import signal
 from collections.abc import Callable
@@ -14,31 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 from ranks import wait_until
-from small_recipe import RECIPE, configured, start
+from small_recipe import configured
 
 from ccp_ray.artifact import Artifact
 from ccp_ray.pretrain_job import pretrain
 
 pytestmark = pytest.mark.timeout(600)
-
-
-def test_killed_in_training_and_run_again_the_weights_are_the_same_bits(
-    trained: Artifact, small_corpus: Artifact, tmp_path: Path
-) -> None:
-    output, log = tmp_path / "killed", tmp_path / "log"
-    recipe = tmp_path / "pretrain.json"
-    recipe.write_text(json.dumps(RECIPE["pretrain"]))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    arguments = (small_corpus.uri, "--output", str(output), "--config", str(recipe))
-    process = start("pretrain", *arguments, environment=environment, log=log)
-    checkpoint = output / "_ledger" / "checkpoints" / "step-000000010.json"
-    wait_until(lambda: checkpoint.exists() or process.poll() is not None)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert checkpoint.exists(), log.read_text()
-    assert not (output / "artifact.json").exists()
-    resumed = pretrain(small_corpus.uri, str(output), configured())
-    assert resumed.fingerprint == trained.fingerprint
 
 
 def train_and_disturb(
