@@ -26,10 +26,9 @@ from ccp_ray.training_run import Trainee, TrainingRun
 def export_checkpoint(run: str, step: int, output: str) -> Artifact:
     """Write the encoder after `step` steps of a training run, finished or not. Returns the encoder artifact.
 
-    Of a fine-tuning with two encoders it holds one in `question/` and one in `passage/`, as the run's own.
-
-    Raises UsageError where `run` is no training run or keeps no checkpoint of that step, DamagedError for a file that
-    is not what was recorded.
+    Of a fine-tuning with two encoders it holds one in `question/` and one in `passage/`, as the run's own. Raises
+    UsageError where `run` is no training run or keeps no checkpoint of that step, DamagedError for a file that is not
+    what was recorded.
     """
     store = open_store(run)
     training = TrainingRun.open(store)

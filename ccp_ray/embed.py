@@ -32,8 +32,7 @@ from ccp_ray.progress import Meter, say
 from ccp_ray.rows import Imported, import_rows, texts_reference
 from ccp_ray.session import ray_session
 
-# A worker loads torch and the model before its first row, some 5 s of a CPU; in that time another embeds 256 paragraphs
-# of a hundred tokens, or more of what is shorter.
+# A worker loads torch and the model before its first row: 5 s and more of a CPU, which a few rows do not pay back.
 _WORKER_ROWS = 256
 
 

@@ -117,13 +117,6 @@ class FinetuneSettings(StrictModel):
             return {"encoder": self.encoder}
         return {"question": self.encoder, "passage": self.passage_encoder or self.encoder}
 
-    def starting_at(self, places: Mapping[str, str]) -> Self:
-        """The same, its encoders where a run found them. places: URIs by role of an input."""
-        starts = {name: getattr(self, name) for name in ("encoder", "passage_encoder") if name in places}
-        return self.model_copy(
-            update={name: start.model_copy(update={"source": places[name]}) for name, start in starts.items()}
-        )
-
 
 class FinetuneConfig(FinetuneSettings):
     """Dense retrieval: a question's vector near that of the passage that answers it."""
@@ -141,6 +134,13 @@ class FinetuneConfig(FinetuneSettings):
     def best(self) -> Best:
         """What the exported step is chosen by."""
         return self.dev.best or ("loss" if self.dev_data else "last")
+
+    def starting_at(self, places: Mapping[str, str]) -> Self:
+        """The same, its encoders where a run found them. places: URIs by role of an input."""
+        starts = {name: getattr(self, name) for name in ("encoder", "passage_encoder") if name in places}
+        return self.model_copy(
+            update={name: start.model_copy(update={"source": places[name]}) for name, start in starts.items()}
+        )
 
     def request(self) -> dict[str, Any]:
         """What decides the result, as plain JSON: without places, for encoders and data are inputs of their own."""

@@ -35,9 +35,8 @@ from ccp_ray.shard import Shard
 FloatArray = NDArray[np.float32]
 Similarity = Literal["cosine", "dot"]
 _WAITING = 1 << 16  # hits that wait to be merged, at least
-
-
 _BLOCK = 8192  # rows calibrated at once: each costs three copies of itself
+
 UNNAMED = "und"
 """The language that rows have whose file names none (`ccp_ray.records`)."""
 
