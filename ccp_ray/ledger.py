@@ -108,14 +108,19 @@ def put_content(store: Store, prefix: str, suffix: str, data: bytes) -> FileReco
 
 def put_file(store: Store, key: str, path: Path) -> FileRecord:
     """Upload a local file and return its record."""
-    record = FileRecord(path=key, bytes=path.stat().st_size, sha256=_file_digest(path))
-    store.upload(path, key)
-    return record
+    return _put_hashed(store, key, path, _file_digest(path))
 
 
 def put_content_file(store: Store, prefix: str, path: Path) -> FileRecord:
     """Upload a local file under PREFIX.DIGEST.SUFFIX, as `put_content` does with bytes; the suffix is the file's."""
-    return put_file(store, f"{prefix}.{_file_digest(path)[:12]}{path.suffix}", path)
+    digest = _file_digest(path)  # once: a gigabyte is most of a second
+    return _put_hashed(store, f"{prefix}.{digest[:12]}{path.suffix}", path, digest)
+
+
+def _put_hashed(store: Store, key: str, path: Path, digest: str) -> FileRecord:
+    record = FileRecord(path=key, bytes=path.stat().st_size, sha256=digest)
+    store.upload(path, key)
+    return record
 
 
 def _file_digest(path: Path) -> str:
