@@ -17,6 +17,7 @@ _PASSAGES_PER_S = 400  # generated and packed, on a core; measured in `eval.pass
 _PACKED_BYTES, _PLAIN_BYTES = 250, 650  # of a distractor
 _GOLD_BYTES = 500  # of a packed paragraph
 _WRITTEN_PER_S = 100e6
+_START_S = 10.0  # of Ray's workers
 _TASK_BYTES = 300e6
 
 SquadFolder = Annotated[str, typer.Option("--squad", help="Folder with NAME.LANG.json in SQuAD's format (XQuAD).")]
@@ -48,7 +49,7 @@ def plan_passages(squad: str, config: PassagesConfig) -> Plan:
     gold = sum(len(own.paragraphs) for own in content.values())
     packed = len(content) * _PACKED_BYTES * config.distractors + _GOLD_BYTES * gold
     plain = _PLAIN_BYTES * config.distractors
-    seconds = config.distractors / _PASSAGES_PER_S / machine_cpus() + (packed + plain) / _WRITTEN_PER_S
+    seconds = _START_S + config.distractors / _PASSAGES_PER_S / machine_cpus() + (packed + plain) / _WRITTEN_PER_S
     lines = [
         ("languages", f"{len(content)}: {', '.join(content)}"),
         ("questions", f"{questions:,}, to {gold:,} paragraphs"),
