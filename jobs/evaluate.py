@@ -117,14 +117,16 @@ def show_scores(artifact: Artifact, as_json: bool) -> None:
         print_json(headline(artifact))
         return
     own = artifact.summary["own_calibration"]
-    incomplete = {name: scored.incomplete for name, scored in read_runs([artifact], [""])[0].benchmarks.items()}
+    read = read_runs([artifact], [""])[0].benchmarks
     for name, variants in artifact.summary["benchmarks"].items():
         starred = {f"{variant}*": score for variant, score in own.get(name, {}).items() if variant != "raw"}
         print(f"{name}, per cent ({_FITTED[artifact.summary['calibration'][name]]})")
         for line in _table({**variants, **starred}):
             print(line)
-        for average, lack in incomplete[name].items():
+        for average, lack in read[name].incomplete.items():
             print(f"  incomplete: {'the mean' if average == 'macro' else f'the mean of the {average}'} {lack}")
+        for lang, told in read[name].other_questions.items():
+            print(f"  not the official questions: {lang}, {told}")
     if own:
         print("* calibration fitted on the benchmark's own sentences, each language alone")
     for name in artifact.summary.get("missing", ()):

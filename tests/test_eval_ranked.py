@@ -315,7 +315,11 @@ def test_questions_of_a_file_for_all_languages_that_are_not_asked_are_said(
     assert f"{run}: left out: questions that are not asked (1 of 3: '9', …)" in capsys.readouterr().err
     show_scores(scored, False)
     shown = capsys.readouterr().out.splitlines()
-    assert shown[-2:] == ["  run    100.0       100.0", "  incomplete: the mean lacks 10 languages"]
+    assert shown[-3:] == [
+        "  run    100.0       100.0",
+        "  incomplete: the mean lacks 10 languages",
+        "  not the official questions: en, 2 questions, officially 744",
+    ]
 
 
 def test_predictions_with_texts_are_scored(folder: Path) -> None:
