@@ -46,13 +46,13 @@ def plan_embed(shape: EncoderShape, texts: str, config: EmbedConfig) -> Plan:
     corpus = find_artifact(texts)
     if corpus is not None and corpus.kind == "corpus":
         planned = corpus_plan(Corpus.open(texts), "", config)  # names do not matter here
-        rows, pieces, tokens = sum(piece.rows for piece in planned), len(planned), float(MEAN_TOKENS)
+        rows, pieces, tokens, told = sum(piece.rows for piece in planned), len(planned), float(MEAN_TOKENS), ""
     else:
         counted = count_rows(texts)
         rows, pieces = counted.rows, -(-counted.rows // config.piece_rows)
-        tokens = counted.tokens(config.max_tokens)
+        tokens, told = counted.tokens(config.max_tokens or shape.positions), counted.told
     width = 2 if config.dtype == "float16" else 4
-    return embed_plan(rows, pieces, shape, width, machine_cpus(), tokens)
+    return embed_plan(rows, pieces, shape, width, machine_cpus(), tokens, told)
 
 
 if __name__ == "__main__":

@@ -83,13 +83,15 @@ def pretrain_plan(config: PretrainConfig, shape: EncoderShape, languages: int, w
     return Plan(stage="pretrain", lines=lines, figures=figures | {"bytes": memory.total} | memory._asdict())
 
 
-def embed_plan(rows: int, pieces: int, shape: EncoderShape, width: int, cpus: int, tokens: float = MEAN_TOKENS) -> Plan:
-    """Of embedding. width: bytes of a number. tokens: of a row, on average."""
+def embed_plan(
+    rows: int, pieces: int, shape: EncoderShape, width: int, cpus: int, tokens: float = MEAN_TOKENS, told: str = ""
+) -> Plan:
+    """Of embedding. width: bytes of a number. tokens: of a row, on average. told: the rows in words, where estimated."""
     parameters, dimensions = shape.parameters, shape.hidden
     body = parameters - shape.embedding_parameters
     seconds = 2 * body * rows * tokens / (MODEL_SHARE * matmul_flops() * cpus)
     lines = [
-        ("rows", f"{rows:,} in {pieces:,} pieces"),
+        ("rows", f"{told or f'{rows:,}'} in {pieces:,} pieces"),
         ("output bytes", megabytes(rows * (dimensions * width + 100))),
         ("memory a worker", megabytes(4.0 * parameters + min(rows, 65_536) * (4 * dimensions + _ROW_BYTES))),
         ("time", f"about {duration(seconds)} on {cpus} CPUs"),

@@ -33,9 +33,9 @@ class Rows(NamedTuple):
     def told(self) -> str:
         return f"{'' if self.exact else 'about '}{self.rows:,}"
 
-    def tokens(self, most: int | None) -> float:
+    def tokens(self, most: int) -> float:
         """Of one row on average, as a tokenizer may see it."""
-        return min(most or 512, max(1.0, self.bytes / max(self.rows, 1) / _BYTES_A_TOKEN))
+        return min(most, max(1.0, self.bytes / max(self.rows, 1) / _BYTES_A_TOKEN))
 
 
 def count_rows(uri: str) -> Rows:
