@@ -86,7 +86,7 @@ def pretrain_plan(config: PretrainConfig, shape: EncoderShape, languages: int, w
 def embed_plan(
     rows: int, pieces: int, shape: EncoderShape, width: int, cpus: int, tokens: float = MEAN_TOKENS, told: str = ""
 ) -> Plan:
-    """Of embedding. width: bytes of a number. tokens: of a row, on average. told: the rows in words, where estimated."""
+    """Of embedding. width: bytes of a number. tokens: of a row, on average. told: the rows, if estimated."""
     parameters, dimensions = shape.parameters, shape.hidden
     body = parameters - shape.embedding_parameters
     seconds = 2 * body * rows * tokens / (MODEL_SHARE * matmul_flops() * cpus)
