@@ -90,13 +90,18 @@ def false_negatives(data: PairData, question_B: Numbers, candidate_C: Numbers, o
     return masked_BC
 
 
-def check_questions(config: FinetuneConfig, data: PairData) -> None:
-    """Raises DataError for a batch that is larger than the data, and for questions with too few hard negatives."""
-    if config.batch > data.questions:
+def check_batch(config: FinetuneConfig, questions: int) -> None:
+    """Raises DataError for a batch that is larger than so many training questions."""
+    if config.batch > questions:
         raise DataError(
             f"a step takes {config.batch} questions (groups_per_step x questions_per_group), the training data has "
-            f"{data.questions}; make one of the two smaller, or add questions"
+            f"{questions}; make one of the two smaller, or add questions"
         )
+
+
+def check_questions(config: FinetuneConfig, data: PairData) -> None:
+    """Raises DataError for a batch that is larger than the data, and for questions with too few hard negatives."""
+    check_batch(config, data.questions)
     few = np.flatnonzero(data.negative_counts() < config.hard_negatives)
     if len(few) and config.few_negatives == "refuse":
         raise DataError(

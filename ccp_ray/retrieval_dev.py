@@ -2,8 +2,9 @@
 
 Dev passages are all positives and kept hard negatives of the dev questions, held in memory together (the 6,515
 questions of Natural Questions with 8 negatives each: 58,000 x 768 in fp32 are 180 MB). The reciprocal rank is that of
-the best positive among all of them, without a cut-off, ties counted against it. The loss is that of training, on
-batches of as many questions in their order, each with its first positive and its first hard negatives.
+the best answer among all of them, without a cut-off, ties counted against it. Answers are the positives of the row and
+of its copies (`PairData.answers`); those of copies would else count as passages that beat it. The loss is that of
+training, on batches of as many questions in their order, each with its first positive and its first hard negatives.
 
 Texts are shared out to the ranks in equally many batches (ZeRO 3 gathers parameters in each pass); all ranks get all
 vectors and find the same numbers.
@@ -130,18 +131,22 @@ class DevQuestions:
         return np.concatenate([self.data.positives(question)[:1], hard])
 
     def _ranks(self, question_QD: torch.Tensor, passage_ND: torch.Tensor) -> NDArray[np.float64]:
-        """The rank [Q] of each question's best positive among all dev passages, from 1."""
+        """The rank [Q] of each question's best answer among all dev passages, from 1."""
         found = []
         for start in range(0, len(self.questions), _ROWS):
             block = self.questions[start : start + _ROWS]
             score_BN = similarities(question_QD[start : start + _ROWS], passage_ND, self.config.similarity)
             own_BN = torch.zeros_like(score_BN, dtype=torch.bool)
             for row, question in enumerate(block):
-                places = np.searchsorted(self.passages, self.data.positives(int(question)))
-                own_BN[row, torch.from_numpy(places).to(self.device)] = True
+                own_BN[row, torch.from_numpy(self._places(int(question))).to(self.device)] = True
             best_B1 = score_BN.masked_fill(~own_BN, float("-inf")).amax(1, keepdim=True)
             found.append(1 + ((score_BN >= best_B1) & ~own_BN).sum(1).double().cpu().numpy())
         return np.concatenate(found)
+
+    def _places(self, question: int) -> Numbers:
+        """Where the passages that answer it stand among those ranked; a copy past the limit may name others."""
+        answers = np.intersect1d(self.data.answers(question), self.passages, assume_unique=True)
+        return np.searchsorted(self.passages, answers)
 
     def _space(self, question_QD: torch.Tensor, passage_ND: torch.Tensor, own: Numbers) -> Space:
         return measure(question_QD[own].cpu().numpy(), passage_ND[self._first[own]].cpu().numpy())

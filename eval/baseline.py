@@ -14,6 +14,7 @@ from ccp_ray.errors import UsageError
 from ccp_ray.ledger import FileRecord, put_bytes
 from eval.baselines import METHODS, BaselineConfig, rank
 from eval.evaluate import RESULTS, EvaluateConfig, load_any, results_json, settings_of
+from eval.loading import Loaded
 from eval.ranked_runs import write_runs
 from eval.scores import ranked_entry, summary_of
 
@@ -26,6 +27,16 @@ class BaselinesConfig(EvaluateConfig):
     baseline: BaselineConfig = BaselineConfig()
 
 
+def load_baseline(method: str, benchmarks: Sequence[str], data: str, config: BaselinesConfig) -> Loaded:
+    """What is to be ranked. Raises as `evaluate_baseline`."""
+    if method not in METHODS:
+        raise UsageError(f"unknown baseline {method!r}; known: {', '.join(METHODS)}")
+    loaded = load_any(benchmarks, data, config)
+    for name in loaded.texts():
+        raise UsageError(f"benchmark {name!r} has no collection to rank; a baseline needs one, as mrtydi has")
+    return loaded
+
+
 def evaluate_baseline(
     method: str, benchmarks: Sequence[str], data: str, output: str, config: BaselinesConfig | None = None
 ) -> Artifact:
@@ -34,11 +45,7 @@ def evaluate_baseline(
     Raises UsageError for unknown names, missing files and benchmarks without a collection, DataError for broken files.
     """
     config = config or BaselinesConfig()
-    if method not in METHODS:
-        raise UsageError(f"unknown baseline {method!r}; known: {', '.join(METHODS)}")
-    loaded = load_any(benchmarks, data, config)
-    for name in loaded.texts():
-        raise UsageError(f"benchmark {name!r} has no collection to rank; a baseline needs one, as mrtydi has")
+    loaded = load_baseline(method, benchmarks, data, config)
     ranked = loaded.ranked()
     wanted = settings_of(config, loaded, encoded=False) | {"method": method}
     inputs = [loaded.reference(name, {"key": benchmark.key()}) for name, benchmark in ranked.items()]

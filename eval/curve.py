@@ -69,7 +69,7 @@ def curve(
     followed (what is there was evaluated and stays); what `evaluate` raises of benchmarks and data.
     """
     training = TrainingRun.open(open_store(run))
-    how = _as_trained(training, config.evaluate)
+    how = as_trained(training, config.evaluate)
     loaded = load_any(benchmarks, data, how)
     measures = _Measures(training, benchmarks, data, how, training.two_encoders and bool(loaded.ranked()))
     settings = semantic(config) | {"benchmarks": sorted(benchmarks), "evaluate": settings_of(how, loaded)}
@@ -102,7 +102,7 @@ def curve(
     return target.finish([put_bytes(target.store, EVALUATIONS, body)], summary, {"seconds": time.monotonic() - started})
 
 
-def _as_trained(training: TrainingRun, config: EvaluateConfig) -> EvaluateConfig:
+def as_trained(training: TrainingRun, config: EvaluateConfig) -> EvaluateConfig:
     """A dot product of what was trained for it, after the prompts and within the lengths that training had."""
     trained = training.config
     if not isinstance(trained, FinetuneSettings):

@@ -45,6 +45,9 @@ class Scored(StrictModel):
     incomplete: dict[str, str] = Field(
         default_factory=dict, description='"macro" or an average: what it lacks, in words; complete ones are not here'
     )
+    other_questions: dict[str, str] = Field(
+        default_factory=dict, description="languages whose questions are not the official ones, in words"
+    )
     variants: dict[str, dict[str, Score]] = Field(min_length=1, description="variant: section: score")
 
     def score(self, variant: str, section: str) -> Score | None:

@@ -108,6 +108,7 @@ def _scored(result: Mapping[str, Any]) -> Scored:
         split=data.get("split"),
         calibration=result["calibration"],
         incomplete=_incomplete(data, list(result["variants"].values()), sorted(averages)),
+        other_questions=data.get("other_questions", {}),
         variants=variants,
     )
 

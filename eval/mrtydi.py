@@ -23,6 +23,7 @@ from ccp_ray.errors import DataError, UsageError
 from ccp_ray.judged import read_qrels, read_topics
 from ccp_ray.progress import say
 from eval.mrtydi_files import NAMES, Files, find_files
+from eval.official_counts import other_questions
 from eval.ranked import Collection, Question, Run
 from eval.trec_measures import trec_scores
 
@@ -121,11 +122,13 @@ class MrTydi:
         return {"macro": macro, "languages": scored, "missing": missing, "complete": not missing}
 
     def describe(self) -> dict[str, Any]:
-        """{"split", "languages": {LANG: {questions, relevant, unjudged, unknown}}, "missing", "complete"}.
+        """{"split", "languages": {LANG: {questions, relevant, unjudged, unknown}}, "missing", "complete",
+        "other_questions"} (`eval.official_counts`).
 
         unjudged: questions that the qrels do not name, which are not scored. unknown: see `check_documents`.
         """
         languages = {lang: _counts(own) for lang, own in self.languages.items()}
+        counts = {lang: own["questions"] for lang, own in languages.items()}
         for lang, count in self.unknown.items():
             languages[lang]["unknown"] = count
         return {
@@ -133,6 +136,7 @@ class MrTydi:
             "languages": languages,
             "missing": self.missing,
             "complete": not self.missing,
+            "other_questions": other_questions("mrtydi", self.split, counts),
         }
 
     def key(self) -> str:

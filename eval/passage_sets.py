@@ -63,8 +63,7 @@ def make_passages(squad: str, output: str, config: PassagesConfig | None = None)
     """
     config = config or PassagesConfig()
     content = read_squad(squad)
-    if _PIVOT not in content:
-        raise DataError(f"{squad}: no English file (NAME.en.json); XOR-Retrieve's passages are English")
+    check_pivot(squad, content)
     mark = digest_json({lang: [list(map(list, part)) for part in own] for lang, own in sorted(content.items())})
     source = InputRef(role="squad", uri=absolute_uri(squad), fingerprint=mark)
     opened = open_output(output, Request(kind="passages", config=config.model_dump(mode="json"), inputs=[source]))
@@ -81,6 +80,12 @@ def make_passages(squad: str, output: str, config: PassagesConfig | None = None)
         "distractors": config.distractors,
     }
     return opened.finish(files, summary)
+
+
+def check_pivot(squad: str, content: Mapping[str, Squad]) -> None:
+    """Raises DataError where there is no English file."""
+    if _PIVOT not in content:
+        raise DataError(f"{squad}: no English file (NAME.en.json); XOR-Retrieve's passages are English")
 
 
 def _distractors(output: Output, config: PassagesConfig) -> list[str]:

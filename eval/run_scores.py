@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from ccp_ray.artifact import Artifact, InputRef, Request, digest_json, open_output
 from ccp_ray.errors import DataError, UsageError
 from ccp_ray.ledger import put_bytes
+from ccp_ray.progress import say
 from ccp_ray.storage import absolute_uri, split_uri
 from eval.evaluate import RESULTS, EvaluateConfig, load_any, results_json, settings_of
 from eval.ranked import Hit, RankedBenchmark, Run
@@ -53,6 +54,7 @@ def score_runs(
         loaded.reference(name, {"key": benchmark.key()}),
         InputRef(role="runs", uri=absolute_uri(runs[0]), fingerprint=_digest(run)),
     ]
+    _tell_what_is_left_out(run, benchmark)
     settings = settings_of(config, loaded, encoded=False)
     target = open_output(output, Request(kind="evaluation", config=settings, inputs=inputs))
     if isinstance(target, Artifact):
@@ -116,7 +118,7 @@ def _language(name: str, asked: Mapping[str, set[str]]) -> str | None:
 
 
 def _by_question(uri: str, run: Mapping[str, Sequence[Hit]], asked: Mapping[str, set[str]]) -> Lists:
-    """Each question under its language; those that the benchmark does not ask are left out."""
+    """Each question under its language; those that the benchmark does not ask are told and left out."""
     found: Lists = {}
     for question, hits in run.items():
         owners = sorted(lang for lang, ids in asked.items() if question in ids)
@@ -127,7 +129,27 @@ def _by_question(uri: str, run: Mapping[str, Sequence[Hit]], asked: Mapping[str,
             )
         if owners:
             found.setdefault(owners[0], {})[question] = hits
+    unknown = [question for question in run if not any(question in ids for ids in asked.values())]
+    if found and unknown:
+        say(f"{uri}: left out: questions that are not asked ({len(unknown):,} of {len(run):,}: {unknown[0]!r}, …)")
     return found
+
+
+def _tell_what_is_left_out(run: Run, benchmark: RankedBenchmark) -> None:
+    """A run of another version answers a part of the questions, which would look like a bad system."""
+    asked = _asked(benchmark)
+    without = [lang for lang in asked if lang not in run]
+    if without:
+        say(f"{benchmark.name}: no run of {', '.join(without)}")
+    expected = [(lang, name) for lang, ids in asked.items() if lang in run for name in sorted(ids)]
+    silent = [name for lang, name in expected if name not in run[lang]]
+    if silent:
+        say(f"{benchmark.name}: no hits for {len(silent):,} of {len(expected):,} questions ({silent[0]!r}, …)")
+    strange = [name for lang, lists in run.items() for name in lists if name not in asked.get(lang, ())]
+    if strange:
+        say(
+            f"{benchmark.name}: left out of the run: questions that are not asked ({len(strange):,}: {strange[0]!r}, …)"
+        )
 
 
 def _digest(run: Run) -> str:

@@ -20,6 +20,7 @@ from ccp_ray.artifact import digest_json
 from ccp_ray.config import StrictModel
 from ccp_ray.errors import DataError, UsageError
 from ccp_ray.progress import say
+from eval.official_counts import other_questions
 from eval.ranked import Collection, Question, Run
 from eval.word_tokens import WordTokens
 from eval.xor_files import Answered, find_passages, find_questions, read_questions
@@ -117,14 +118,18 @@ class XorRetrieve:
         return {lang: _means(rows[lang]) for lang in sorted(rows)}
 
     def describe(self) -> dict[str, Any]:
-        """{"split", "languages": {LANG: {questions, skipped}}, "missing", "complete"}; skipped: only yes or no."""
+        """{"split", "languages": {LANG: {questions, skipped}}, "missing", "complete", "other_questions"}.
+
+        skipped: only yes or no. other_questions: see `eval.official_counts`.
+        """
         asked, counted = Counter(one.lang for one in self.gold.values()), self._counted()
         spans_by = Counter(self.gold[name].lang for name in counted)
         languages = {
             lang: {"questions": count, "skipped": count - spans_by[lang]} for lang, count in sorted(asked.items())
         }
         missing = [lang for lang in self._expected if lang not in asked]
-        return {"split": self.split, "languages": languages, "missing": missing, "complete": not missing}
+        told = {"split": self.split, "languages": languages, "missing": missing, "complete": not missing}
+        return told | {"other_questions": other_questions("xor_retrieve", self.split, asked)}
 
     def key(self) -> str:
         return digest_json([[name, one.lang, one.text, one.answers] for name, one in self.gold.items()])

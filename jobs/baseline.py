@@ -9,7 +9,8 @@ import typer
 from ccp_ray.config import load_config
 from eval.baseline import BaselinesConfig, evaluate_baseline
 from eval.baselines import METHODS
-from jobs.command import Address, AsJson, ConfigFiles, Output, Overrides, main, reported, run
+from jobs.baseline_plan import plan_baseline
+from jobs.command import Address, AsJson, ConfigFiles, Output, Overrides, PlanOnly, main, reported, run, show_plan
 from jobs.evaluate import benchmark_names, show_scores
 
 Method = Annotated[str, typer.Argument(help=f"One of {', '.join(METHODS)}.")]
@@ -25,12 +26,16 @@ def baseline(
     config: ConfigFiles = None,
     overrides: Overrides = None,
     address: Address = None,
+    plan: PlanOnly = False,
     as_json: AsJson = False,
 ) -> None:
     """Rank a benchmark's passages by BM25 or by chance, and score that."""
     with reported():
         settings = load_config(BaselinesConfig, config or (), overrides or ())
     names = benchmark_names(benchmarks)
+    if plan:
+        show_plan(lambda: plan_baseline(method, names, data, settings), as_json)
+        return
     run(
         lambda: evaluate_baseline(method, names, data, output, settings),
         address=address,

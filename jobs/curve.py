@@ -17,13 +17,16 @@ from jobs.command import (
     ConfigFiles,
     Output,
     Overrides,
+    PlanOnly,
     TrainingRun,
     headline,
     main,
     print_json,
     reported,
     run,
+    show_plan,
 )
+from jobs.curve_plan import plan_curve
 from jobs.evaluate import Benchmarks, Data, benchmark_names
 
 
@@ -37,12 +40,16 @@ def curve(
     config: ConfigFiles = None,
     overrides: Overrides = None,
     address: Address = None,
+    plan: PlanOnly = False,
     as_json: AsJson = False,
 ) -> None:
     """Score the kept checkpoints of a training run on benchmarks, while it goes on or after it."""
     names = benchmark_names(benchmarks)
     with reported():
         settings = load_config(CurveConfig, config or (), overrides or (), {"every": every})
+    if plan:
+        show_plan(lambda: plan_curve(training, names, data, settings), as_json)
+        return
     run(
         lambda: evaluate_run(training, names, data, output, settings, follow),
         address=address,

@@ -12,14 +12,11 @@ from ccp_ray.corpus import Corpus
 from ccp_ray.embed import embed as embed_texts
 from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.embed_plan import corpus_plan
-from ccp_ray.errors import UsageError
-from ccp_ray.patterns import expand
 from ccp_ray.session import machine_cpus
-from ccp_ray.storage import split_uri
 from jobs.command import Address, AsJson, ConfigFiles, Output, Overrides, PlanOnly, main, reported, run, show_plan
-from jobs.plan import Plan, embed_plan, source_shape
-
-_TEXT_BYTES = 150  # of one row of JSON lines, for plans where counting would mean reading all of it
+from jobs.memory import EncoderShape
+from jobs.plan import MEAN_TOKENS, Plan, embed_plan, source_shape
+from jobs.row_counts import count_rows
 
 
 def embed(
@@ -39,26 +36,23 @@ def embed(
     with reported():
         settings = load_config(EmbedConfig, config or (), overrides or ())
     if plan:
-        show_plan(lambda: plan_embed(encoder, texts, settings), as_json)
+        show_plan(lambda: plan_embed(source_shape(encoder), texts, settings), as_json)
     else:
         run(lambda: embed_texts(encoder, texts, output, settings, reuse or ()), address=address, as_json=as_json)
 
 
-def plan_embed(encoder: str, texts: str, config: EmbedConfig) -> Plan:
-    """The plan of embedding these texts."""
-    shape = source_shape(encoder)
+def plan_embed(shape: EncoderShape, texts: str, config: EmbedConfig) -> Plan:
+    """The plan of embedding these texts with an encoder of this shape."""
     corpus = find_artifact(texts)
     if corpus is not None and corpus.kind == "corpus":
         planned = corpus_plan(Corpus.open(texts), "", config)  # names do not matter here
-        rows, pieces = sum(piece.rows for piece in planned), len(planned)
+        rows, pieces, tokens, told = sum(piece.rows for piece in planned), len(planned), float(MEAN_TOKENS), ""
     else:
-        places = [split_uri(uri) for uri in expand(texts)]
-        if not places:
-            raise UsageError(f"{texts}: no such file or folder")
-        rows = sum(store.size(key) or 0 for store, key in places) // _TEXT_BYTES
-        pieces = -(-rows // config.piece_rows)
+        counted = count_rows(texts)
+        rows, pieces = counted.rows, -(-counted.rows // config.piece_rows)
+        tokens, told = counted.tokens(config.max_tokens or shape.positions), counted.told
     width = 2 if config.dtype == "float16" else 4
-    return embed_plan(rows, pieces, shape, width, machine_cpus())
+    return embed_plan(rows, pieces, shape, width, machine_cpus(), tokens, told)
 
 
 if __name__ == "__main__":

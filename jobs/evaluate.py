@@ -15,6 +15,7 @@ from ccp_ray.config import load_config
 from ccp_ray.errors import UsageError
 from eval.evaluate import BENCHMARKS, EvaluateConfig
 from eval.evaluate import evaluate as evaluate_encoder
+from eval.evaluation_read import read_runs
 from eval.run_scores import score_runs
 from jobs.command import (
     Address,
@@ -111,16 +112,21 @@ def _check(encoder: str | None, runs: Sequence[str] | None, used: Mapping[str, s
 
 
 def show_scores(artifact: Artifact, as_json: bool) -> None:
-    """A table for each benchmark, a line for each variant."""
+    """A table for each benchmark, a line for each variant; which averages lack something."""
     if as_json:
         print_json(headline(artifact))
         return
     own = artifact.summary["own_calibration"]
+    read = read_runs([artifact], [""])[0].benchmarks
     for name, variants in artifact.summary["benchmarks"].items():
         starred = {f"{variant}*": score for variant, score in own.get(name, {}).items() if variant != "raw"}
         print(f"{name}, per cent ({_FITTED[artifact.summary['calibration'][name]]})")
         for line in _table({**variants, **starred}):
             print(line)
+        for average, lack in read[name].incomplete.items():
+            print(f"  incomplete: {'the mean' if average == 'macro' else f'the mean of the {average}'} {lack}")
+        for lang, told in read[name].other_questions.items():
+            print(f"  not the official questions: {lang}, {told}")
     if own:
         print("* calibration fitted on the benchmark's own sentences, each language alone")
     for name in artifact.summary.get("missing", ()):

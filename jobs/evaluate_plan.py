@@ -1,29 +1,37 @@
 """What an evaluation will need: texts, questions and passages to embed, and the exact search.
 
-Passages of files are counted by their bytes, as for `embed --plan`: reading a collection of 18 million only to count it
-takes minutes. Search is 2 operations a number, question, passage and variant, near the speed of the matrix product
-(`eval.exact`); a rotation costs as much again where it is asked for.
+Passages of large files are counted by their first part, as for `embed --plan`: reading a collection of 18 million only
+to count it takes minutes. Search is 2 operations a number, question, passage and variant, near the speed of the matrix
+product (`eval.exact`); a rotation costs as much again where it is asked for.
 """
 
 from __future__ import annotations
 
 from ccp_ray.session import machine_cpus
 from eval.evaluate import EvaluateConfig, load_any
+from eval.loading import Loaded
 from eval.protocol import VARIANTS
 from eval.ranked import RankedBenchmark
 from jobs.embed import plan_embed
-from jobs.plan import Plan, duration, embed_plan, matmul_flops, megabytes, source_shape
+from jobs.memory import EncoderShape
+from jobs.plan import MEAN_TOKENS, Plan, duration, embed_plan, matmul_flops, megabytes, source_shape
 
 _COPIES = 3  # of a piece in float32, whatever the variants: as stored, of a variant, in FAISS
-_SEARCH_SHARE = 0.6  # of the matrix product that exact search reaches; measured in `eval.exact`
+SEARCH_SHARE = 0.6  # of the matrix product that exact search reaches; measured in `eval.exact`
 
 
 def plan_evaluate(encoder: str, names: list[str], data: str, config: EvaluateConfig, calibrated: bool) -> Plan:
     """The plan of embedding these benchmarks' texts, and of searching their collections."""
     loaded = load_any(names, data, config)
+    return evaluation_plan(source_shape(encoder), loaded, config, calibrated)
+
+
+def evaluation_plan(shape: EncoderShape, loaded: Loaded, config: EvaluateConfig, calibrated: bool) -> Plan:
+    """The same of what is loaded, with an encoder of this shape."""
     texts = {name: len(benchmark.texts()) for name, benchmark in loaded.texts().items()}
     questions = {name: len(benchmark.questions()) for name, benchmark in loaded.ranked().items()}
-    passages = _passages(encoder, loaded.ranked(), config)
+    embeddings = _embeddings(shape, loaded.ranked(), config)
+    passages = {uri: int(plan.figures["rows"]) for uri, plan in embeddings.items()}
     lines = [(name, f"{count:,} sentences to embed") for name, count in texts.items()]
     for name, benchmark in loaded.ranked().items():
         own = sum(passages[one.uri] for one in benchmark.collections())
@@ -31,10 +39,11 @@ def plan_evaluate(encoder: str, names: list[str], data: str, config: EvaluateCon
     lines += [(name, "no data") for name in loaded.missing]
     figures = {name: float(count) for name, count in {**texts, **questions}.items()}
     width = 4 if config.embed.dtype == "float32" else 2
-    rows = sum(texts.values()) + sum(questions.values()) + sum(passages.values())
+    sentences = sum(texts.values()) + sum(questions.values())
+    rows = sentences + sum(passages.values())
+    tokens = sentences * MEAN_TOKENS + sum(plan.figures["tokens"] for plan in embeddings.values())
     pieces = len(texts) + sum(-(-count // config.passages.piece_rows) for count in passages.values())
-    shape = source_shape(encoder)
-    embedded = embed_plan(rows, pieces, shape, width, machine_cpus())
+    embedded = embed_plan(rows, pieces, shape, width, machine_cpus(), tokens / max(rows, 1))
     lines += embedded.lines
     if passages:
         variants = len(VARIANTS) if calibrated else 1
@@ -46,10 +55,10 @@ def plan_evaluate(encoder: str, names: list[str], data: str, config: EvaluateCon
     return Plan(stage="evaluate", lines=lines, figures=figures | embedded.figures)
 
 
-def _passages(encoder: str, ranked: dict[str, RankedBenchmark], config: EvaluateConfig) -> dict[str, int]:
-    """Rows of each collection, about, by URI."""
+def _embeddings(shape: EncoderShape, ranked: dict[str, RankedBenchmark], config: EvaluateConfig) -> dict[str, Plan]:
+    """The plan of embedding each collection, by its URI."""
     uris = {one.uri for benchmark in ranked.values() for one in benchmark.collections()}
-    return {uri: int(plan_embed(encoder, uri, config.passages).figures["rows"]) for uri in sorted(uris)}
+    return {uri: plan_embed(shape, uri, config.passages) for uri in sorted(uris)}
 
 
 def _search_seconds(
@@ -59,4 +68,4 @@ def _search_seconds(
     for benchmark in ranked.values():
         rows = {one.name: passages[one.uri] for one in benchmark.collections()}
         products += sum(rows[question.collection] for question in benchmark.questions())
-    return 2 * dimensions * products * variants / (_SEARCH_SHARE * matmul_flops() * machine_cpus())
+    return 2 * dimensions * products * variants / (SEARCH_SHARE * matmul_flops() * machine_cpus())

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from ccp_ray.engine_settings import BUCKET_ELEMENTS
 from ccp_ray.pretrain_config import PretrainConfig, head_width
+from ccp_ray.training_config import TrainingConfig
 
 _LIVE_PARAMETERS = 1e9  # DeepSpeed's stage3_max_live_parameters: smaller models are gathered whole
 
@@ -77,25 +78,26 @@ def training_memory(
 ) -> TrainingMemory:
     """languages: of the corpus, those that are trained on."""
     parameters = trained_parameters(config, shape)
+    model, *optimizer = engine_bytes(config, parameters, workers)
+    if config.bank.momentum is not None:
+        model += shape.parameters * (4 if _width(config) == 4 else 4 + _width(config))
+    banks = config.bank.memory(languages, config.projection, workers)
+    return TrainingMemory(model, optimizer[0], activation_bytes(config, shape, gpu), banks, optimizer[1])
+
+
+def engine_bytes(config: TrainingConfig, parameters: int, workers: int) -> tuple[float, float, float]:
+    """Of so many trained parameters on each worker: model, optimiser, and the optimiser where it is on the host."""
     weights, gradients, optimizer = parameter_bytes(config, workers)
-    offloaded = config.deepspeed.offload_optimizer
     model = parameters * (weights + gradients)
     if config.deepspeed.zero_stage == 3:
         model += min(parameters, _LIVE_PARAMETERS) * _width(config)
     if config.deepspeed.zero_stage:
         model += min(parameters, BUCKET_ELEMENTS) * _width(config)
-    if config.bank.momentum is not None:
-        model += shape.parameters * (4 if _width(config) == 4 else 4 + _width(config))
-    return TrainingMemory(
-        model,
-        0 if offloaded else parameters * optimizer,
-        activation_bytes(config, shape, gpu),
-        config.bank.memory(languages, config.projection, workers),
-        parameters * optimizer if offloaded else 0,
-    )
+    there = parameters * optimizer
+    return (model, 0.0, there) if config.deepspeed.offload_optimizer else (model, there, 0.0)
 
 
-def parameter_bytes(config: PretrainConfig, workers: int) -> tuple[float, float, float]:
+def parameter_bytes(config: TrainingConfig, workers: int) -> tuple[float, float, float]:
     """Bytes a parameter on each worker at the moment of the step: weights, gradients, optimiser."""
     stage, width = config.deepspeed.zero_stage, _width(config)
     low = width < 4
@@ -108,20 +110,27 @@ def parameter_bytes(config: PretrainConfig, workers: int) -> tuple[float, float,
 
 def activation_bytes(config: PretrainConfig, shape: EncoderShape, gpu: bool) -> float:
     """Of one group's forward pass: encoder, and the scores of masked tokens over the vocabulary."""
-    width, masked = _width(config), config.mlm.sentences if config.mlm.weight else 0
+    masked = config.mlm.sentences if config.mlm.weight else 0
     encoded = config.pairs_per_group * (1 if config.bank.momentum is not None else 2) + masked
-    tokens = encoded * config.max_tokens
+    largest = max(2 * config.pairs_per_group / config.chunks, masked) * config.max_tokens
+    layers = layer_bytes(config, shape, encoded * config.max_tokens, largest, config.max_tokens, gpu)
+    return layers + masked * config.max_tokens * config.mlm.share * shape.vocabulary * (8 + 2 * _width(config))
+
+
+def layer_bytes(
+    config: TrainingConfig, shape: EncoderShape, tokens: float, largest: float, length: int, gpu: bool
+) -> float:
+    """Of the layers, for texts of `length` and `tokens` in all, of which one pass has `largest` at most."""
+    width = _width(config)
     layer = (10 * shape.hidden + 2 * shape.intermediate) * width
     if not gpu:
-        layer += 12 * shape.heads * config.max_tokens
+        layer += 12 * shape.heads * length
     if config.deepspeed.activation_checkpointing:
-        largest = max(2 * config.pairs_per_group / config.chunks, masked) * config.max_tokens
         layers = tokens * shape.layers * shape.hidden * width + largest * layer
     else:
         layers = tokens * shape.layers * layer
-    scores = masked * config.max_tokens * config.mlm.share * shape.vocabulary * (8 + 2 * width)
-    return layers + tokens * 4 * shape.hidden * width + scores
+    return layers + tokens * 4 * shape.hidden * width
 
 
-def _width(config: PretrainConfig) -> int:
+def _width(config: TrainingConfig) -> int:
     return 4 if config.deepspeed.precision == "fp32" else 2

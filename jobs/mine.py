@@ -10,7 +10,8 @@ from ccp_ray.config import load_config
 from ccp_ray.errors import UsageError
 from ccp_ray.mine import MineConfig, mine_passages
 from ccp_ray.mine import mine as mine_index
-from jobs.command import Address, AsJson, ConfigFiles, Output, Overrides, main, reported, run
+from jobs.command import Address, AsJson, ConfigFiles, Output, Overrides, PlanOnly, main, reported, run, show_plan
+from jobs.mine_plan import plan_mine
 
 
 def mine(
@@ -23,6 +24,7 @@ def mine(
     config: ConfigFiles = None,
     overrides: Overrides = None,
     address: Address = None,
+    plan: PlanOnly = False,
     as_json: AsJson = False,
 ) -> None:
     """Mine hard negatives for the questions of a training set: embed, index and search the passages."""
@@ -30,7 +32,9 @@ def mine(
         settings = load_config(MineConfig, config or (), overrides or ())
         if (index is None) == (encoder is None or passages is None) or (index and (encoder or passages)):
             raise UsageError("say what to search: either --index, or --encoder and --passages")
-    if index is not None:
+    if plan:
+        show_plan(lambda: plan_mine(settings, encoder, passages, index), as_json)
+    elif index is not None:
         run(lambda: mine_index(index, output, settings), address=address, as_json=as_json)
     else:
         asked = encoder or "", passages or ""

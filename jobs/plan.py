@@ -19,9 +19,9 @@ from ccp_ray.pretrain_config import PretrainConfig, check_head
 from ccp_ray.sizes import megabytes as megabytes
 from jobs.memory import EncoderShape, trained_parameters, training_memory
 
-_MODEL_SHARE = 0.33
+MODEL_SHARE = 0.33  # of the matrix product's speed
+MEAN_TOKENS = 30  # of a sentence
 _PREPARE_BYTES_PER_S = 1.5e6
-_MEAN_TOKENS = 30
 _INDEX_ROWS_PER_S = 30_000  # of 384 dimensions, one task, exact
 _ROW_BYTES = 400  # of a row on its way through a task: text, tokens, vector's share
 
@@ -57,9 +57,9 @@ def pretrain_plan(config: PretrainConfig, shape: EncoderShape, languages: int, w
     check_head(config, shape.hidden)
     pairs = config.groups_per_step * config.pairs_per_group
     masked = config.groups_per_step * config.mlm.sentences if config.mlm.weight else 0
-    tokens = (2 * pairs + masked) * min(config.max_tokens, _MEAN_TOKENS)
+    tokens = (2 * pairs + masked) * min(config.max_tokens, MEAN_TOKENS)
     flops = 6 * (shape.parameters - shape.embedding_parameters) * tokens * config.steps
-    seconds = flops / (_MODEL_SHARE * matmul_flops() * workers)
+    seconds = flops / (MODEL_SHARE * matmul_flops() * workers)
     memory = training_memory(config, shape, workers, languages, gpu)
     each = "GPU" if gpu else "worker"
     how = f"ZeRO {config.deepspeed.zero_stage}, {config.deepspeed.precision}"
@@ -83,18 +83,24 @@ def pretrain_plan(config: PretrainConfig, shape: EncoderShape, languages: int, w
     return Plan(stage="pretrain", lines=lines, figures=figures | {"bytes": memory.total} | memory._asdict())
 
 
-def embed_plan(rows: int, pieces: int, shape: EncoderShape, width: int, cpus: int) -> Plan:
-    """Of embedding. width: bytes of a number."""
+def embed_plan(
+    rows: int, pieces: int, shape: EncoderShape, width: int, cpus: int, tokens: float = MEAN_TOKENS, told: str = ""
+) -> Plan:
+    """Of embedding. width: bytes of a number. tokens: of a row, on average. told: the rows, if estimated."""
     parameters, dimensions = shape.parameters, shape.hidden
     body = parameters - shape.embedding_parameters
-    seconds = 2 * body * rows * _MEAN_TOKENS / (_MODEL_SHARE * matmul_flops() * cpus)
+    seconds = 2 * body * rows * tokens / (MODEL_SHARE * matmul_flops() * cpus)
     lines = [
-        ("rows", f"{rows:,} in {pieces:,} pieces"),
+        ("rows", f"{told or f'{rows:,}'} in {pieces:,} pieces"),
         ("output bytes", megabytes(rows * (dimensions * width + 100))),
         ("memory a worker", megabytes(4.0 * parameters + min(rows, 65_536) * (4 * dimensions + _ROW_BYTES))),
         ("time", f"about {duration(seconds)} on {cpus} CPUs"),
     ]
-    return Plan(stage="embed", lines=lines, figures={"rows": rows, "pieces": pieces, "seconds": seconds})
+    return Plan(
+        stage="embed",
+        lines=lines,
+        figures={"rows": rows, "pieces": pieces, "tokens": rows * tokens, "seconds": seconds},
+    )
 
 
 def index_plan(task: IndexTask) -> Plan:

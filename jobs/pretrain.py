@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ccp_ray import pretrain_job
-from ccp_ray.artifact import open_artifact
+from ccp_ray.artifact import Artifact, open_artifact
 from ccp_ray.config import load_config
 from ccp_ray.pretrain_config import PretrainConfig
 from ccp_ray.session import machine_cpus
 from jobs.command import Address, AsJson, ConfigFiles, Output, Overrides, PlanOnly, main, reported, run, show_plan
+from jobs.memory import EncoderShape
 from jobs.plan import Plan, architecture_shape, pretrain_plan, source_shape
 
 
@@ -36,12 +37,17 @@ def plan_pretrain(corpus: str, config: PretrainConfig) -> Plan:
     """
     artifact = open_artifact(corpus, "corpus")
     sentences = pretrain_job.check_corpus(artifact, config)
-    source = pretrain_job.starting_source(artifact, config)
-    vocabulary = artifact.summary["tokenizer"]["vocabulary"]
-    shape = source_shape(source) if source else architecture_shape(config.encoder.architecture, vocabulary)
+    shape = trained_shape(artifact, config)
     plan = pretrain_plan(config, shape, len(sentences), *planned_workers(config))
     epochs = ("epochs", pretrain_job.planned_epochs(sentences, config))
     return plan.model_copy(update={"lines": [epochs, *plan.lines]})
+
+
+def trained_shape(corpus: Artifact, config: PretrainConfig) -> EncoderShape:
+    """Of the encoder that is trained on a corpus, from one that is there or from scratch."""
+    source = pretrain_job.starting_source(corpus, config)
+    vocabulary = corpus.summary["tokenizer"]["vocabulary"]
+    return source_shape(source) if source else architecture_shape(config.encoder.architecture, vocabulary)
 
 
 def planned_workers(config: PretrainConfig) -> tuple[int, bool]:

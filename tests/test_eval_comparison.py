@@ -11,6 +11,7 @@ from evaluation_factory import TYDI, mrtydi, tatoeba, write_evaluation, xor
 from eval.comparison import Comparison, comparisons
 from eval.evaluation_model import EvaluationReport
 from eval.evaluation_read import read_runs
+from eval.official_counts import other_questions
 from eval.published import load_published
 
 CCP = dict(zip(TYDI, (82.0, 88.3, 80.1, 78.7, 87.5, 80.0, 73.2, 77.2, 75.1, 88.8, 88.9), strict=True))
@@ -105,3 +106,26 @@ def test_without_the_chosen_row_there_is_no_difference(tmp_path: Path):
 
 def test_tables_without_a_run_are_left_out(tmp_path: Path):
     assert {c.table.benchmark for c in comparisons(report(tmp_path, {"xor_retrieve": xor()}))} == {"xor_retrieve"}
+
+
+def test_a_run_of_other_questions_is_not_compared(tmp_path: Path):
+    """A set that `ccp-ray passages` wrote has Mr.TyDi's names and none of its questions."""
+    mine, whole = mrtydi(), mrtydi()
+    mine["data"]["other_questions"] = other_questions("mrtydi", "test", {"en": 1190, "ar": 1081, "de": 5})
+    found = compared(report(tmp_path, {"mrtydi": mine}, {"mrtydi": whole}), "mrtydi", "recall@100")
+    assert {one.series.run.name for one in found.compared} == {"run1"}
+    told = "run0: is of other questions than published values (en: 1,190 questions, officially 744, and 1 more)"
+    assert found.refused == [f"{told}; not compared."]
+
+
+def test_official_counts_are_those_of_the_papers():
+    """By their sums: 8,661 test questions of Mr.TyDi, 2,110 of XOR-Retrieve's dev set."""
+    totals = {}
+    for benchmark, split, languages in (
+        ("mrtydi", "test", TYDI),
+        ("xor_retrieve", "dev", ("ar", "bn", "fi", "ja", "ko", "ru", "te")),
+    ):
+        told = other_questions(benchmark, split, dict.fromkeys(languages, 0))
+        totals[benchmark] = sum(int(text.rpartition(" ")[2].replace(",", "")) for text in told.values())
+    assert totals == {"mrtydi": 8661, "xor_retrieve": 2110}
+    assert other_questions("mrtydi", "train", {"en": 1}) == {}

@@ -19,6 +19,7 @@ from eval.evaluation_page import render_html, render_markdown, write_evaluation_
 from eval.evaluation_read import read_runs, values_of
 from eval.evaluation_tables import overview, points
 from eval.expected import check, load_expected, write_expected
+from eval.latex_widths import column_parts, head_lines
 from eval.published import load_published
 from eval.report_curves import EvaluationRow, from_evaluations
 from eval.report_latex import escape, latex_table, render_latex
@@ -67,7 +68,9 @@ def test_all_formats_have_the_same_tables(report: EvaluationReport):
     latex = render_latex(report.title, blocks(report))
     assert html.count("<table>") == len(tables)
     assert len(re.findall(r"^\|(?: -+:? \|)+$", markdown, flags=re.MULTILINE)) == len(tables)
-    assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == len(tables)
+    set_apart = [line for line in latex.splitlines() if re.search(r"\\caption\{.*\(\d+ of \d+\)", line)]
+    first_parts = [line for line in set_apart if re.search(r"\(1 of \d+\)", line)]
+    assert latex.count(r"\bottomrule") - len(set_apart) + len(first_parts) == len(tables)
     for cell in ("−0.8", "75.8"):  # noqa: RUF001 - the minus sign
         assert cell in html
         assert cell in markdown
@@ -159,16 +162,19 @@ def test_latex_tables_are_balanced_and_as_wide_as_they_say(report: EvaluationRep
     latex = render_latex(report.title, blocks(report))
     for name in ("table", "tabular", "longtable"):
         assert latex.count(rf"\begin{{{name}}}") == latex.count(rf"\end{{{name}}}")
-    unescaped = re.sub(r"\\[\\{}$&#%_]", "", latex.split("\n", 2)[2])  # after two lines of comment
+    unescaped = re.sub(r"\\[\\{}$&#%_]", "", latex.split("\n\n", 1)[1])  # after comments and the macro
     assert unescaped.count("{") == unescaped.count("}")
     assert unescaped.count("$") % 2 == 0
     assert not re.search(r"[%#^~<>|](?!\{\\raggedright)", unescaped)
     labels = re.findall(r"\\label\{(.*?)\}", latex)
     assert len(labels) == len(set(labels))
     assert all(re.fullmatch(r"[A-Za-z0-9:@.-]+", label) for label in labels)
-    for table in re.findall(r"\\toprule\n(.*?)\\bottomrule", latex, flags=re.DOTALL):
-        rows = [line for line in table.splitlines() if line.endswith(r" \\")]
-        assert len({columns_of(row) for row in rows}) == 1
+    tables = re.findall(r"\\begin\{(?:tabular|longtable)\}\{([^\n]*)\}\n(.*?)\\bottomrule", latex, flags=re.DOTALL)
+    assert len(tables) == latex.count(r"\bottomrule")
+    for columns, table in tables:
+        rows = [line for line in table.splitlines() if line.endswith(r" \\") and not line.startswith(r"\caption")]
+        said = len(re.sub(r">\{\\raggedright\\arraybackslash\}p\{2.5cm\}", "l", columns))
+        assert {columns_of(row) for row in rows} == {said}
 
 
 def test_a_long_table_may_break_and_a_total_stands_apart():
@@ -176,8 +182,34 @@ def test_a_long_table_may_break_and_a_total_stands_apart():
     long = latex_table(Table(["language", "raw"], rows, total=True), "All.", "tab:all")
     assert r"\begin{longtable}{lr}" in long
     assert r"l0 & \textbf{1.0} \\" in long
-    assert long.splitlines()[-4:] == [r"\midrule", r"l59 & 1.0 \\", r"\bottomrule", r"\end{longtable}"]
+    assert long.splitlines()[-5:-1] == [r"\midrule", r"l59 & 1.0 \\", r"\bottomrule", r"\end{longtable}"]
+    first, again = long.split(r"\endhead")[0].split(r"\endfirsthead")
+    assert (first.count(r"\label"), again.count(r"\label")) == (1, 0)  # the second head is there on each page
+    assert first.count("language & raw") == again.count("language & raw") == 1
     assert r"\begin{tabular}{lr}" in latex_table(Table(["language", "raw"], rows[:3]), "Some.", "tab:some")
+
+
+def test_heads_are_set_in_lines_and_a_wide_table_is_parted_by_columns():
+    names = [f"{run} {variant}" for run in ("MiniLM, ours", "XLM-R") for variant in ("raw", "+ shift", "+ rotate*")]
+    rows = [[Cell("de-en"), *(Cell(f"{10 * row + i}.5", best=i == 2) for i in range(6))] for row in range(50)]
+    table = Table(["pair", *names], rows)
+    assert [head_lines(table, number) for number in (0, 1, 3, 4)] == [
+        ["pair"],
+        ["MiniLM,", "ours", "raw"],
+        ["MiniLM,", "ours", "+ rotate*"],
+        ["XLM-R", "raw"],
+    ]
+    assert column_parts(table, 200) == [table]
+    first, second = column_parts(table, 45)
+    assert (first.columns, second.columns) == (["pair", *names[:3]], ["pair", *names[3:]])
+    assert [cell.text for cell in second.rows[7]] == ["de-en", "73.5", "74.5", "75.5"]
+    assert [len(part.columns) for part in column_parts(table, 1)] == [2] * 6
+    wide = table._replace(columns=["pair", *(f"{'w' * 30} {n}" for n in range(6))])
+    latex = latex_table(wide, "All.", "tab:all", "A note.")
+    captions = re.findall(r"\\caption\{(.*?)\}\\label\{(.*?)\}", latex)
+    assert captions[0] == (f"All (1 of {len(captions)}). A note.", "tab:all-part-1")
+    assert captions[1] == (f"All (2 of {len(captions)}).", "tab:all-part-2")
+    assert latex.count(r"\textbf{") == 50
 
 
 def test_a_row_that_begins_like_an_option_is_none():
@@ -190,12 +222,14 @@ def test_latex_compiles(report: EvaluationReport, tmp_path: Path):
     compiler = next((path for name in ("pdflatex", "lualatex", "tectonic") if (path := shutil.which(name))), None)
     if compiler is None:
         pytest.skip("no LaTeX here: only the structure was checked")
-    packages = r"\usepackage[T1]{fontenc}\usepackage{booktabs,longtable,array}"
+    packages = r"\usepackage[T1]{fontenc}\usepackage{booktabs,longtable,array,graphicx}"
     body = render_latex(report.title, blocks(report))
     file = tmp_path / "main.tex"
     file.write_text(rf"\documentclass{{article}}{packages}\begin{{document}}{chr(10)}{body}\end{{document}}")
     batch = [] if "tectonic" in compiler else ["-interaction=nonstopmode", "-halt-on-error"]
-    subprocess.run([compiler, *batch, file.name], cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    told = subprocess.run([compiler, *batch, file.name], cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    assert b"Overfull" not in told.stdout
+    assert b"multiply" not in told.stdout
 
 
 def test_a_title_stays_in_its_comment():

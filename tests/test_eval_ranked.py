@@ -23,6 +23,7 @@ from eval import evaluate as module
 from eval.evaluate import EvaluateConfig, evaluate, load_benchmarks
 from eval.run_reader import read_runs
 from eval.run_scores import score_runs
+from jobs.evaluate import show_scores
 
 WIDTH = 12
 OFFSETS = {"qaa": 0.0, "qab": 3.0, "qac": -2.0}
@@ -286,6 +287,39 @@ def test_run_files_that_cannot_be_scored(folder: Path) -> None:
         with pytest.raises(error, match=message):
             work()
     assert not (folder / "x").exists()
+
+
+def test_what_a_run_leaves_out_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else a run of another version looks like a bad system."""
+    run = write_trec(folder / "qaa.trec", {"1": "p1", "2": "p2", "77": "p3", "78": "p3"})
+    score_runs([run], ["toy"], str(folder), str(folder / "by-name"))
+    told = capsys.readouterr().err
+    assert "toy: no run of qab\n" in told
+    assert f"toy: no hits for {QUESTIONS - 2} of {QUESTIONS} questions ('0', …)" in told
+    assert "toy: left out of the run: questions that are not asked (2: '77', …)" in told
+    whole = {f"{number}": f"p{number}" for number in range(QUESTIONS)}
+    score_runs(
+        [write_trec(folder / f"{lang}.run", whole) for lang in LANGUAGES], ["toy"], str(folder), str(folder / "all")
+    )
+    assert capsys.readouterr().err == ""
+
+
+def test_questions_of_a_file_for_all_languages_that_are_not_asked_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "topics.mrtydi-v1.1-en.test.txt").write_text("1\twho?\n2\twhere?\n")
+    (tmp_path / "qrels.mrtydi-v1.1-en.test.txt").write_text("1 Q0 a 1\n2 Q0 b 1\n")
+    run = write_trec(tmp_path / "all.trec", {"1": "a", "2": "b", "9": "c"})
+    scored = score_runs([run], ["mrtydi"], str(tmp_path), str(tmp_path / "out"))
+    assert scored.summary["benchmarks"]["mrtydi"]["run"]["mrr@100"] == 1.0
+    assert f"{run}: left out: questions that are not asked (1 of 3: '9', …)" in capsys.readouterr().err
+    show_scores(scored, False)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-3:] == [
+        "  run    100.0       100.0",
+        "  incomplete: the mean lacks 10 languages",
+        "  not the official questions: en, 2 questions, officially 744",
+    ]
 
 
 def test_predictions_with_texts_are_scored(folder: Path) -> None:
