@@ -90,6 +90,10 @@ def _actors(resources: EmbedResources, room: Room, why: str) -> Need:
     return Need(workers=workers or 1, cpus=0.7, gpus=float(gpu), why=why)
 
 
+def _scoring(config: EvaluateConfig, room: Room) -> Need:
+    return _actors(config.embed.resources, room, "embed.resources.workers")
+
+
 def _pipeline(config: PipelineConfig, room: Room) -> Need:
     """Its training; embedding takes as many workers as there are, unless told."""
     return _training(config.pretrain, room, "pretrain.resources")
@@ -100,16 +104,16 @@ WORK: Mapping[str, Work] = {
     "generate": Work(generate, LanguagesConfig, _task),
     "prepare": Work(prepare, PrepareConfig, _task),
     "pretrain": Work(pretrain, PretrainConfig, _training),
-    "mine": Work(mine, MineConfig, lambda config, room: _actors(config.embed.resources, room, "embed.resources")),
+    "mine": Work(mine, MineConfig, lambda config, room: _actors(config.embed.resources, room, "embed.resources.workers")),
     "finetune": Work(finetune, FinetuneConfig, _training),
     "embed": Work(embed, EmbedConfig, _embedding),
     "calibrate": Work(calibrate, CalibrationConfig, _task),
     "index": Work(index, IndexConfig, _task),
     "search": Work(search, None, _task, None),
-    "evaluate": Work(evaluate, EvaluateConfig, _task),
+    "evaluate": Work(evaluate, EvaluateConfig, _scoring),
     "baseline": Work(baseline, BaselinesConfig, _task),
     "passages": Work(passages, PassagesConfig, _task),
-    "curve": Work(curve, CurveConfig, _task),
+    "curve": Work(curve, CurveConfig, lambda config, room: _scoring(config.evaluate, room)),
     "ablate": Work(ablate, AblationConfig, _task),
 }
 
@@ -137,6 +141,8 @@ class Asked:
 
     def need(self, room: Room) -> Need:
         """Raises UsageError where this cluster can never do it."""
+        if self.given.get("runs"):  # scores of files: nothing is encoded
+            return Need()
         return WORK[self.verb].need(self.settings, room)
 
     def artifact(self) -> str | None:

@@ -59,7 +59,9 @@ def test_credentials_environments_and_what_rayignore_names_stay(checkout: Path):
     assert gone == {".rayignore", *(name for name, text in FILES.items() if text == "dropped")}
 
 
-def test_the_archive_holds_the_files_and_is_the_same_each_time(checkout: Path, tmp_path_factory: pytest.TempPathFactory):
+def test_the_archive_holds_the_files_and_is_the_same_each_time(
+    checkout: Path, tmp_path_factory: pytest.TempPathFactory
+):
     (checkout / "run.sh").write_text("#!/bin/sh\n")
     (checkout / "run.sh").chmod(0o755)
     out = tmp_path_factory.mktemp("out")
