@@ -79,7 +79,10 @@ class Room(StrictModel):
 
 
 def room(nodes: Sequence[Mapping[str, object]], usage: Mapping[str, Mapping[str, Sequence[float]]] | None) -> Room:
-    """Of what Ray's dashboard says: `/api/v0/nodes`, and by node's address (used, total) of each resource."""
+    """Of what Ray's dashboard says: `/api/v0/nodes`, and by node (used, total) of each resource.
+
+    One of Ray's two autoscalers names nodes by id, the other by address.
+    """
     return Room(nodes=[_node(node, usage) for node in nodes if node["state"] == "ALIVE"])
 
 
@@ -88,7 +91,7 @@ def _node(told: Mapping[str, object], usage: Mapping[str, Mapping[str, Sequence[
     assert isinstance(total, Mapping)
     cpus, gpus = float(total.get("CPU", 0)), float(total.get("GPU", 0))
     node = Node(address=address, head=bool(told["is_head_node"]), cpus=cpus, gpus=gpus)
-    used = (usage or {}).get(address)
+    used = (usage or {}).get(str(told["node_id"]), (usage or {}).get(address))
     if used is None:
         return node
     free = {name: have - used.get(name, (0.0, 0.0))[0] for name, have in (("CPU", cpus), ("GPU", gpus))}

@@ -9,6 +9,7 @@ Ray's processes there and inherit them, so nothing secret is part of a job.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import socket
@@ -44,8 +45,13 @@ class JobClient:
         os.environ["RAY_API_SERVER_ADDRESS"] = self.url
         from ray.job_submission import JobSubmissionClient
 
+        for name in ("dashboard_sdk", "job.sdk"):  # uploads and closed connections, told as INFO
+            logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
         with self._in_words():
-            self.ray = JobSubmissionClient(self.url)
+            try:
+                self.ray = JobSubmissionClient(self.url)
+            except KeyError as error:
+                raise CcpError(self._stranger(f"no {error} in its answer")) from None
 
     def check_versions(self) -> str:
         """The cluster's versions, for a person. Raises CcpError where it cannot run this program."""
@@ -152,12 +158,17 @@ class JobClient:
                 "address of its dashboard?"
             ) from None
         except requests.RequestException as error:
-            raise CcpError(
-                f"{shown(self.url)} does not answer as a Ray dashboard does ({str(error).splitlines()[0]}); its port "
-                f"is {DEFAULT_PORT} where nobody chose another"
-            ) from None
+            raise CcpError(self._stranger(str(error).splitlines()[0])) from None
         except RuntimeError as error:
+            if "Version check returned 404" in str(error):
+                raise CcpError(self._stranger("it knows no version")) from None
             raise _explained(self.url, job, str(error)) from None
+
+    def _stranger(self, why: str) -> str:
+        return (
+            f"{shown(self.url)} does not answer as a Ray dashboard does ({why}); a dashboard's port is {DEFAULT_PORT} "
+            "where nobody chose another"
+        )
 
 
 def dashboard_url(address: str | None) -> str:

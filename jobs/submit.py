@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import psutil
 import typer
 
-from ccp_ray.artifact import Artifact, find_artifact
+from ccp_ray.artifact import find_artifact
 from ccp_ray.cluster_room import Need, Room
 from ccp_ray.errors import CcpError, UsageError
 from ccp_ray.job_client import JobClient, shown, withheld
@@ -64,7 +64,8 @@ def submit(
             submission.show_plan()
             return
         record = submission.carry_out(wait=wait, detach=detach, again=again)
-        submission.show(record)
+        if as_json:
+            submission.show(record)
     raise typer.Exit(record.code() if record.over else 0)
 
 
@@ -139,7 +140,9 @@ class Submission:
         if artifact is None:
             say(f"ccp-ray: {job.id} succeeded before, but nothing is at {place} as seen from here: it is run again")
             return False
-        say(f"ccp-ray: {job.id} succeeded before: {_told(artifact)}; --again runs it once more")
+        say(f"ccp-ray: {job.id} succeeded before; --again runs it once more")
+        if not self.as_json:
+            print(f"{artifact.kind} {artifact.fingerprint[:12]} at {artifact.uri}")
         return True
 
     def _check_room(self, wait: bool) -> None:
@@ -182,21 +185,15 @@ class Submission:
         print(f"command  {self.asked.entrypoint(self.code, self.python)}")
 
     def show(self, record: JobRecord) -> None:
-        """The artifact where the job made one; with --json all that is known."""
-        artifact = self._artifact() if record.ended_well else None
-        if self.as_json:
-            shown_artifact = headline(artifact) if artifact else None
-            print_json({"job": record.told(), "result": shown_artifact, "measured": self.measured})
-        elif artifact is not None:
-            print(_told(artifact))
-
-    def _artifact(self) -> Artifact | None:
-        place = self.asked.artifact()
-        try:
-            return find_artifact(place) if place else None
-        except CcpError as error:
-            say(f"ccp-ray: the job succeeded; its output cannot be seen from here ({error})")
-            return None
+        """All that is known, for a program; `result` is null where there is none, or where it cannot be seen from here."""
+        place, result = self.asked.artifact(), None
+        if record.ended_well and place:
+            try:
+                artifact = find_artifact(place)
+                result = headline(artifact) if artifact else None
+            except CcpError as error:
+                say(f"ccp-ray: the job's output cannot be seen from here ({error})")
+        print_json({"job": record.told(), "result": result, "measured": self.measured})
 
 
 def _shortage(need: Need, room: Room) -> str:
@@ -204,10 +201,6 @@ def _shortage(need: Need, room: Room) -> str:
     if fit < need.workers:
         return f"needs {need}, but the cluster has {room}: room for {fit}"
     return f"needs {need}, but others use them: {room}, room for {now} at the moment"
-
-
-def _told(artifact: Artifact) -> str:
-    return f"{artifact.kind} {artifact.fingerprint[:12]} at {artifact.uri}"
 
 
 def _since_start() -> float:

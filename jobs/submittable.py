@@ -104,7 +104,9 @@ WORK: Mapping[str, Work] = {
     "generate": Work(generate, LanguagesConfig, _task),
     "prepare": Work(prepare, PrepareConfig, _task),
     "pretrain": Work(pretrain, PretrainConfig, _training),
-    "mine": Work(mine, MineConfig, lambda config, room: _actors(config.embed.resources, room, "embed.resources.workers")),
+    "mine": Work(
+        mine, MineConfig, lambda config, room: _actors(config.embed.resources, room, "embed.resources.workers")
+    ),
     "finetune": Work(finetune, FinetuneConfig, _training),
     "embed": Work(embed, EmbedConfig, _embedding),
     "calibrate": Work(calibrate, CalibrationConfig, _task),

@@ -1,7 +1,8 @@
 """Many command lines, each in a fresh process with an environment of its own, for the price of one import.
 
-A server process imports the command line once and forks for each command (importing all verbs takes seconds). Ray reads
-its token once a process, so commands with different tokens cannot share one.
+A server process imports the command line and Ray's client once and forks for each command (importing them takes
+seconds). Ray reads RAY_AUTH_MODE when it is imported, so that is the server's; the token it reads at the first request, and
+then keeps, so commands with different tokens cannot share a process.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class ForkedCommands:
 def forked_commands(environment: Mapping[str, str]) -> Iterator[ForkedCommands]:
     """A server for this long."""
     clean = {name: value for name, value in environment.items() if not name.startswith(("RAY_", "AWS_"))}
+    clean |= {name: environment[name] for name in ("RAY_AUTH_MODE",) if name in environment}
     server = subprocess.Popen(
         [sys.executable, __file__],
         env=clean | {"PYTHONPATH": str(ROOT)},
@@ -83,6 +85,9 @@ def forked_commands(environment: Mapping[str, str]) -> Iterator[ForkedCommands]:
 
 
 def _serve() -> None:
+    import ray.dashboard.modules.job.sdk
+    import ray.job_submission  # noqa: F401
+
     from jobs.cli import main
 
     for line in sys.stdin:

@@ -12,7 +12,13 @@ from ccp_ray.cluster_room import Need, Room, room
 def told(address: str, cpus: float, gpus: float = 0, state: str = "ALIVE") -> dict[str, Any]:
     """As the dashboard has it; a node without GPUs names none."""
     resources = {"CPU": cpus, "memory": 1e9} | ({"GPU": gpus} if gpus else {})
-    return {"node_ip": address, "state": state, "is_head_node": address == "a", "resources_total": resources}
+    return {
+        "node_ip": address,
+        "node_id": f"id-{address}",
+        "state": state,
+        "is_head_node": address == "a",
+        "resources_total": resources,
+    }
 
 
 TWO = [told("a", 8, 1), told("b", 8, 1), told("c", 64, 8, state="DEAD")]
@@ -36,7 +42,7 @@ def test_workers_lie_on_single_nodes(need: Need, verdict: str):
 
 
 def test_what_others_use_is_busy_and_not_small():
-    used = {"a": {"CPU": [8.0, 8.0], "GPU": [1.0, 1.0]}, "b": {"CPU": [2.0, 8.0]}}
+    used = {"a": {"CPU": [8.0, 8.0], "GPU": [1.0, 1.0]}, "id-b": {"CPU": [2.0, 8.0]}}  # by address or id
     have = room(TWO, used)
     assert have.verdict(Need(workers=6)) == "fits"
     assert have.verdict(Need(workers=7)) == "busy"

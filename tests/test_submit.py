@@ -94,7 +94,7 @@ def test_a_job_runs_and_its_artifact_is_in_the_bucket(cluster: Cluster, ccp: For
     again = ccp("submit", *generate(f"{output}/"), "--json")
     assert (again.code, again.json["job"]["id"]) == (0, told["job"]["id"])
     assert "succeeded before" in again.err
-    assert kept_by_ray(cluster).count('"ccp_ray.output"') == kept_by_ray(cluster).count(f'"{output}"')
+    assert [job["id"] for job in ccp("jobs", "--json").json["jobs"] if job["output"] == output] == [told["job"]["id"]]
 
 
 def made_here(bucket: Bucket, name: str) -> str:
@@ -103,10 +103,10 @@ def made_here(bucket: Bucket, name: str) -> str:
     return json.loads(body)["fingerprint"]
 
 
-def test_nothing_secret_is_in_the_job_or_on_a_command_line(cluster: Cluster, long_job: str):
+def test_nothing_secret_is_in_the_job_or_on_a_command_line(cluster: Cluster, ccp: ForkedCommands, long_job: str):
     told = kept_by_ray(cluster)
     assert long_job in told
-    shown = [told, *command_lines()]
+    shown = [told, ccp("logs", long_job).out, *command_lines()]
     for secret in (cluster.environment["RAY_AUTH_TOKEN"], SECRET_KEY, ACCESS_KEY):
         assert not any(secret in text for text in shown if "serve s3" not in text)  # the test's own server
     environment = next(job for job in json.loads(told) if job["submission_id"] == long_job)["runtime_env"]
@@ -144,7 +144,8 @@ def test_ctrl_c_ends_the_client_and_not_the_job(ccp: ForkedCommands, long_job: s
     assert f"{long_job} goes on; follow it with: ccp-ray logs {long_job} --follow --address http" in said
     assert f"ccp-ray stop {long_job}" in said
     assert "Traceback" not in said
-    assert json.loads(ccp("jobs", "--json").out)["jobs"][-1]["state"] == "RUNNING"
+    states = {job["id"]: job["state"] for job in ccp("jobs", "--json").json["jobs"]}
+    assert states[long_job] == "RUNNING"
 
 
 def test_a_plan_says_what_is_needed_and_what_is_there(ccp: ForkedCommands, bucket: Bucket):
@@ -191,8 +192,7 @@ def test_a_job_that_fails_gives_its_exit_code_and_is_tried_again_as_the_second(c
     ("changes", "said"),
     [
         ({"RAY_AUTH_TOKEN": secrets.token_hex(32)}, "refuses the token"),
-        ({"RAY_AUTH_TOKEN": None, "RAY_AUTH_MODE": None}, "demands a token and got none: set RAY_AUTH_MODE=token"),
-        ({"RAY_AUTH_TOKEN": None}, "RAY_AUTH_TOKEN"),
+        ({"RAY_AUTH_TOKEN": None}, "demands a token and got none: set RAY_AUTH_MODE=token"),
         ({"RAY_API_SERVER_ADDRESS": None}, "--address: give the address of the cluster's dashboard"),
         (
             {"RAY_API_SERVER_ADDRESS": "ray://127.0.0.1:10001"},
@@ -264,7 +264,10 @@ def test_another_version_is_refused(ccp: ForkedCommands, monkeypatch, versions: 
     assert done.code == 1
 
 
-def test_what_is_no_dashboard_is_one_line(ccp: ForkedCommands, rclone_server: S3Server):
-    done = ccp("jobs", "--address", rclone_server.endpoint)
+def test_what_is_no_dashboard_is_one_line(ccp: ForkedCommands):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = ccp("jobs", "--address", f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
     assert done.code == 1
-    assert "does not answer as a Ray dashboard does" in done.error or "refuses the token" in done.error
+    assert "does not answer as a Ray dashboard does" in done.error

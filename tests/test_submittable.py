@@ -13,6 +13,7 @@ from ccp_ray.cluster_room import Node, Room
 from ccp_ray.errors import UsageError
 from ccp_ray.job_package import Package, package
 from jobs.cli import VERBS
+from jobs.submit import Submission
 from jobs.submittable import WORK, read_command
 from jobs.submitted_paths import check_paths
 
@@ -196,3 +197,22 @@ def test_the_parser_s_help_names_the_verbs():
     result = ccp("submit", "--help")
     assert result.code == 0
     assert "VERB ARGUMENTS" in result.out
+
+
+class Busy:
+    """A cluster whose CPUs are all in use, and told to be."""
+
+    url = "http://head:8265"
+
+    def room(self) -> Room:
+        return Room(nodes=[Node(address="a", head=True, cpus=2, gpus=0, free_cpus=0, free_gpus=0)])
+
+
+def test_a_busy_cluster_refuses_and_with_wait_takes_it(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr("jobs.submit._USAGE_AGE_S", 0)
+    asked = read_command("generate", ["--output", OUT])
+    submission = Submission(Busy(), asked, CODE, "python", as_json=False)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"others use them: 1 node with 2 CPUs and 0 GPUs, of which 0 CPUs"):
+        submission._check_room(wait=False)
+    submission._check_room(wait=True)
+    assert "the job waits for them there" in capsys.readouterr().err
