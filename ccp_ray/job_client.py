@@ -181,7 +181,7 @@ def dashboard_url(address: str | None) -> str:
         )
     url = given if "://" in given else f"http://{given}"
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or given in ("auto", "local"):
         raise UsageError(f"--address {shown(given)}: jobs go to the cluster's dashboard, {example}")
     return url.rstrip("/")
 

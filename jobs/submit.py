@@ -185,7 +185,7 @@ class Submission:
         print(f"command  {self.asked.entrypoint(self.code, self.python)}")
 
     def show(self, record: JobRecord) -> None:
-        """All that is known, for a program; `result` is null where there is none, or where it cannot be seen from here."""
+        """All that is known, for a program; `result` is null where there is none or this machine cannot see it."""
         place, result = self.asked.artifact(), None
         if record.ended_well and place:
             try:

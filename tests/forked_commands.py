@@ -1,8 +1,8 @@
 """Many command lines, each in a fresh process with an environment of its own, for the price of one import.
 
 A server process imports the command line and Ray's client once and forks for each command (importing them takes
-seconds). Ray reads RAY_AUTH_MODE when it is imported, so that is the server's; the token it reads at the first request, and
-then keeps, so commands with different tokens cannot share a process.
+seconds). Ray reads RAY_AUTH_MODE when it is imported, so that is the server's; the token it reads at the first request,
+and then keeps, so commands with different tokens cannot share a process.
 """
 
 from __future__ import annotations
