@@ -10,6 +10,7 @@ import pytest
 from command_line import ccp
 
 from ccp_ray.cluster_room import Node, Room
+from ccp_ray.config import load_config
 from ccp_ray.errors import UsageError
 from ccp_ray.job_package import Package, package
 from jobs.cli import VERBS
@@ -132,6 +133,21 @@ def test_the_recipe_for_eight_gpus_says_so():
     recipe = str(CODE.root / "jobs" / "recipes" / "xlmr_base_8xh100.yaml")
     need = read_command("pipeline", ["-c", recipe, "--set", "data=s3://b/t", "-o", OUT]).need(room(128, 8))
     assert (need.workers, need.gpus) == (8, 1)
+
+
+@pytest.mark.parametrize("recipe", sorted((CODE.root / "jobs" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_submitted_as_it_is(recipe: Path):
+    """The same file as for a run without a cluster, and the same settings."""
+    verb = {"ablation": "ablate", "finetune": "finetune", "evaluate": "evaluate"}.get(
+        recipe.stem.split("_")[0], "pipeline"
+    )
+    given = ["s3://b/e", "--benchmarks", "tatoeba", "--data", "s3://b/d"] if verb == "evaluate" else []
+    asked = read_command(verb, [*given, "--config", str(recipe), "--output", OUT])
+    model = WORK[verb].model
+    assert model is not None
+    assert asked.settings == load_config(model, [str(recipe)])
+    assert asked.extra_files(CODE) == {}
+    assert f"--config jobs/recipes/{recipe.name}" in asked.entrypoint(CODE, "python")
 
 
 def notes(*command: str) -> list[str]:
