@@ -8,6 +8,7 @@ RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, as for Ray's own tools.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import secrets
@@ -32,6 +33,7 @@ _ENVIRONMENT = {
 }
 _PACKAGES = ("ccp_ray", "jobs", "eval")
 _KNOCK_S = 10.0
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray tells a submitted job's driver in it how the job was submitted
 
 
 _deferred = False  # within `ray_session_at_need`
@@ -76,7 +78,7 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
         os.environ.pop("RAY_ADDRESS", None)  # "no address" means a local Ray, whatever the shell says
     else:
         _check_reachable(address)
-        options |= {"runtime_env": {"py_modules": _package_folders(), "env_vars": _worker_environment()}}
+        options |= {"runtime_env": _runtime_environment()}
     try:
         _start(address, options)
     except Exception as error:
@@ -163,9 +165,25 @@ def _worker_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
+def _runtime_environment() -> dict[str, Any]:
+    """What workers get from this driver: these packages and names, but for what a submitted job has brought already.
+
+    Ray refuses a driver that says a second time what its job said.
+    """
+    submitted = json.loads(os.environ.get(_SUBMITTED, "{}")).get("runtime_env") or {}
+    told = submitted.get("env_vars") or {}
+    env = {"env_vars": {name: value for name, value in _worker_environment().items() if name not in told}}
+    # A working directory that holds these packages is on every worker's path.
+    brought = "py_modules" in submitted or ("working_dir" in submitted and _top() == Path.cwd())
+    return env if brought else {**env, "py_modules": _package_folders()}
+
+
+def _top() -> Path:
+    return Path(__file__).resolve().parent.parent
+
+
 def _package_folders() -> list[str]:
-    top = Path(__file__).resolve().parent.parent
-    return [str(top / name) for name in _PACKAGES if (top / name).is_dir()]
+    return [str(_top() / name) for name in _PACKAGES if (_top() / name).is_dir()]
 
 
 def _object_store_bytes() -> int:

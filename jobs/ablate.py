@@ -31,7 +31,7 @@ from jobs.command import (
 from jobs.pipeline import RECIPES
 from jobs.plan import Plan, architecture_shape, duration, megabytes, pretrain_plan
 
-_RECIPE = RECIPES / "ablation.yaml"
+RECIPE = RECIPES / "ablation.yaml"
 _OTHER_STAGES_S = 30.0  # of a run: starting, embedding, calibrating and evaluating
 _CORPUS_S = 12.0
 _RUN_BYTES, _RAY_BYTES = 1.6e9, 0.8e9
@@ -58,7 +58,7 @@ def ablate(
         chosen |= {"seeds": [_whole(seed) for seed in _listed(seeds)]} if seeds else {}
         chosen |= {"chosen_variants": _listed(variants)} if variants else {}
         chosen |= {"chosen_scales": _listed(scales)} if scales else {}
-        settings = load_config(AblationConfig, config or [str(_RECIPE)], overrides or (), chosen)
+        settings = load_config(AblationConfig, config or [str(RECIPE)], overrides or (), chosen)
     if plan:
         show_plan(lambda: plan_ablation(settings), as_json)
     else:

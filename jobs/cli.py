@@ -17,6 +17,8 @@ from jobs.finetune import finetune
 from jobs.gc import gc
 from jobs.generate import generate
 from jobs.index import index
+from jobs.jobs import jobs
+from jobs.logs import logs
 from jobs.mine import mine
 from jobs.passages import passages
 from jobs.pipeline import pipeline_command
@@ -25,12 +27,15 @@ from jobs.pretrain import pretrain
 from jobs.report import report
 from jobs.search import search
 from jobs.status import status
+from jobs.stop import stop
+from jobs.submit import submit
 from jobs.untrained import untrained
 from jobs.verify import verify
 
 VERBS = (
     *(pipeline_command, generate, prepare, pretrain, mine, finetune, embed, calibrate, index, search),
     *(evaluate, baseline, untrained, passages, curve, report, ablate),
+    *(submit, jobs, logs, stop),
     *(status, verify, gc, export, doctor_command, fetch_data, bench),
 )
 

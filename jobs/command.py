@@ -39,6 +39,10 @@ Address = Annotated[
 PlanOnly = Annotated[bool, typer.Option("--plan", help="Print counts, bytes, memory and expected time; touch nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Last line of standard output: one JSON object.")]
 
+# Verbs whose arguments are another verb's command line: options that they do not know are passed on.
+_PASS_ON = ("submit",)
+_PASSING = {"ignore_unknown_options": True, "allow_extra_args": True}
+
 
 @contextlib.contextmanager
 def reported() -> Iterator[None]:
@@ -166,7 +170,8 @@ def build_app(*verbs: Callable[..., None]) -> typer.Typer:
     for verb in verbs:
         # The first paragraph; typer would cut it at 45 characters in the list of verbs.
         summary = " ".join(inspect.cleandoc(verb.__doc__ or "").partition("\n\n")[0].split())
-        app.command(verb.__name__.rstrip("_").replace("_", "-"), short_help=summary)(verb)
+        settings = _PASSING if verb.__name__ in _PASS_ON else None
+        app.command(verb.__name__.rstrip("_").replace("_", "-"), short_help=summary, context_settings=settings)(verb)
     return app
 
 

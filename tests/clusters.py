@@ -29,6 +29,7 @@ class Cluster:
 
     address: str
     environment: Mapping[str, str]
+    dashboard: str = ""  # http://…, where it was asked for
 
     def run(self, verb: str, *arguments: object, **changes: str) -> subprocess.CompletedProcess[str]:
         """A verb in a process of its own, as in a shell that holds the token."""
@@ -41,8 +42,8 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def started_cluster() -> Iterator[Cluster]:
-    """A head node of two CPUs that demands a token."""
+def started_cluster(dashboard: bool = False, own: Mapping[str, str] | None = None) -> Iterator[Cluster]:
+    """A head node of two CPUs that demands a token. own: what the nodes' environment has besides, and clients not."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
     # Ray's sockets lie below: a path of pytest's would be longer than a socket's name may be.
     folder = tempfile.mkdtemp(prefix="ccp-ray-")
@@ -50,10 +51,18 @@ def started_cluster() -> Iterator[Cluster]:
     # A node that died is missed after two seconds, not fifteen.
     environment |= {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "4"}
     port = free_port()
-    head = ["--head", f"--port={port}", "--include-dashboard=false", f"--ray-client-server-port={free_port()}"]
+    head = ["--head", f"--port={port}", f"--ray-client-server-port={free_port()}"]
+    head += [f"--include-dashboard={str(dashboard).lower()}"]
+    url = ""
+    if dashboard:
+        page, agent = free_port(), free_port()
+        url = f"http://127.0.0.1:{page}"
+        head += ["--dashboard-host=127.0.0.1", f"--dashboard-port={page}", f"--dashboard-agent-listen-port={agent}"]
+    # Submitted jobs run the `python` of this PATH.
+    nodes = environment | {"PATH": f"{RAY.parent}{os.pathsep}{environment.get('PATH', '')}"} | dict(own or {})
     try:
-        with node([*head, f"--temp-dir={folder}", "--num-cpus=2"], environment):
-            yield Cluster(f"127.0.0.1:{port}", environment)
+        with node([*head, f"--temp-dir={folder}", "--num-cpus=2"], nodes):
+            yield Cluster(f"127.0.0.1:{port}", environment, url)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

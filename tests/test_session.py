@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -85,6 +86,23 @@ def test_credentials_are_not_sent_to_workers(monkeypatch):
     sent = session._worker_environment()
     assert sent["AWS_ENDPOINT_URL"] == "http://store:9000"
     assert "planted" not in repr(sent).lower()
+
+
+def test_what_a_submitted_job_brought_is_not_said_again(monkeypatch, tmp_path: Path):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store:9000")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "here")
+    assert session._runtime_environment()["py_modules"]
+    job = {"runtime_env": {"working_dir": "gcs://x.zip", "env_vars": {"AWS_ENDPOINT_URL": "http://store:9000"}}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job | {"metadata": {}}))
+    monkeypatch.chdir(ROOT)
+    told = session._runtime_environment()
+    assert set(told) == {"env_vars"}  # the packages are in the working directory
+    assert "AWS_ENDPOINT_URL" not in told["env_vars"]
+    assert told["env_vars"]["AWS_DEFAULT_REGION"] == "here"
+    monkeypatch.chdir(tmp_path)  # someone's own folder with this program installed
+    assert session._runtime_environment()["py_modules"]
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"py_modules": ["x"]}}))
+    assert "py_modules" not in session._runtime_environment()
 
 
 def test_the_packages_that_travel_to_a_cluster_are_there():

@@ -1,0 +1,275 @@
+"""Jobs submitted to a real cluster that demands a token, into a real store, from a client without credentials."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+import requests
+from clusters import ROOT, Cluster, started_cluster
+from forked_commands import ForkedCommands, forked_commands
+from ranks import wait_until
+from s3_servers import ACCESS_KEY, SECRET_KEY, Bucket, S3Server, free_port
+
+SMALL = ("count=2", "concepts=60", "documents=12", "dev_documents=3", "sentences=8", "test_sentences=20")
+LONG = ("documents=5000000",)  # far more than a test waits for
+
+
+@pytest.fixture(scope="module")
+def cluster(rclone_server: S3Server) -> Iterator[Cluster]:
+    """Its nodes have credentials for the store and do not know where it is."""
+    own = {name: value for name, value in rclone_server.environment().items() if name != "AWS_ENDPOINT_URL"}
+    with started_cluster(dashboard=True, own=own) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def ccp(cluster: Cluster, rclone_server: S3Server) -> Iterator[ForkedCommands]:
+    """The client knows where the store and the cluster are, has the token, and no credentials."""
+    address = {"AWS_ENDPOINT_URL": rclone_server.endpoint, "RAY_API_SERVER_ADDRESS": cluster.dashboard}
+    nothing = {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+        "HOME": "/nonexistent",
+    }
+    with forked_commands({**cluster.environment, **address, **nothing}) as commands:
+        yield commands
+
+
+@pytest.fixture(scope="module")
+def bucket(rclone_server: S3Server) -> Bucket:
+    made = Bucket(rclone_server, f"test-{uuid.uuid4().hex[:12]}")
+    rclone_server.client().create_bucket(Bucket=made.name)
+    return made
+
+
+@pytest.fixture(scope="module")
+def long_job(ccp: ForkedCommands, bucket: Bucket) -> Iterator[str]:
+    """The id of a job that runs until it is stopped."""
+    started = ccp("submit", *generate(f"{bucket.uri}/long", LONG), "--detach", "--json")
+    job = started.json["job"]["id"]
+    assert wait_until(lambda: any(f"jobs.generate --output {bucket.uri}/long" in line for line in command_lines()), 60)
+    yield job
+    ccp("stop", job)
+
+
+def generate(output: str, settings: tuple[str, ...] = SMALL) -> list[str]:
+    return ["generate", "--output", output, *(part for value in settings for part in ("--set", value))]
+
+
+def command_lines() -> Iterator[str]:
+    for process in psutil.process_iter(["cmdline"]):
+        yield " ".join(process.info["cmdline"] or [])
+
+
+def kept_by_ray(cluster: Cluster) -> str:
+    """All that the cluster tells of its jobs to whoever has the token."""
+    header = {"authorization": f"Bearer {cluster.environment['RAY_AUTH_TOKEN']}"}
+    return requests.get(f"{cluster.dashboard}/api/jobs/", headers=header, timeout=30).text
+
+
+def test_a_job_runs_and_its_artifact_is_in_the_bucket(cluster: Cluster, ccp: ForkedCommands, bucket: Bucket):
+    output = f"{bucket.uri}/documents"
+    done = ccp("submit", *generate(output), "--json")
+    told = done.json
+    assert done.code == 0, done.err
+    assert told["job"] | {"started": 0, "ended": 0, "fingerprint": ""} == {
+        "id": f"ccp-ray-generate-{told['job']['fingerprint'][:12]}",
+        **{"state": "SUCCEEDED", "verb": "generate", "output": output, "fingerprint": "", "attempt": 1},
+        **{"started": 0, "ended": 0, "exit_code": 0},
+    }
+    assert f"documents {made_here(bucket, 'documents')[:12]} at {output}" in done.err  # the log
+    assert told["measured"]["first_own_line_s"] < 60
+    again = ccp("submit", *generate(f"{output}/"), "--json")
+    assert (again.code, again.json["job"]["id"]) == (0, told["job"]["id"])
+    assert "succeeded before" in again.err
+    assert [job["id"] for job in ccp("jobs", "--json").json["jobs"] if job["output"] == output] == [told["job"]["id"]]
+
+
+def made_here(bucket: Bucket, name: str) -> str:
+    """The fingerprint that lies in the store."""
+    body = bucket.server.client().get_object(Bucket=bucket.name, Key=f"{name}/artifact.json")["Body"].read()
+    return json.loads(body)["fingerprint"]
+
+
+def test_nothing_secret_is_in_the_job_or_on_a_command_line(cluster: Cluster, ccp: ForkedCommands, long_job: str):
+    told = kept_by_ray(cluster)
+    assert long_job in told
+    shown = [told, ccp("logs", long_job).out, *command_lines()]
+    for secret in (cluster.environment["RAY_AUTH_TOKEN"], SECRET_KEY, ACCESS_KEY):
+        assert not any(secret in text for text in shown if "serve s3" not in text)  # the test's own server
+    environment = next(job for job in json.loads(told) if job["submission_id"] == long_job)["runtime_env"]
+    assert set(environment) == {"working_dir", "env_vars"}
+    assert set(environment["env_vars"]) == {"AWS_ENDPOINT_URL"}
+
+
+def test_the_same_attaches_and_another_onto_the_same_output_is_refused(
+    ccp: ForkedCommands, bucket: Bucket, long_job: str
+):
+    same = ccp("submit", *generate(f"{bucket.uri}/long", LONG), "--detach", "--json")
+    assert (same.code, same.json["job"]["id"]) == (0, long_job)
+    assert "attached, nothing new is started" in same.err
+    other = ccp("submit", *generate(f"{bucket.uri}/long", ("documents=5000001",)), "--detach")
+    assert other.code == 2
+    assert f"job {long_job} (generate, RUNNING) writes there" in other.error
+    running = [job["id"] for job in ccp("jobs", "--json").json["jobs"] if job["output"] == f"{bucket.uri}/long"]
+    assert running == [long_job]
+    table = ccp("jobs").out
+    assert re.search(rf"{long_job} +RUNNING +generate +\S+ \S+ ago +\S+ \S+ +{bucket.uri}/long\n", table)
+
+
+def test_ctrl_c_ends_the_client_and_not_the_job(ccp: ForkedCommands, long_job: str):
+    follower = subprocess.Popen(
+        [sys.executable, "-m", "jobs.logs", long_job, "--follow"],
+        cwd=ROOT,
+        env=ccp.environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert follower.stdout is not None
+    assert follower.stdout.readline()  # it follows
+    follower.send_signal(signal.SIGINT)
+    _, said = follower.communicate(timeout=30)
+    assert follower.returncode == 130, said
+    assert f"{long_job} goes on; follow it with: ccp-ray logs {long_job} --follow --address http" in said
+    assert f"ccp-ray stop {long_job}" in said
+    assert "Traceback" not in said
+    states = {job["id"]: job["state"] for job in ccp("jobs", "--json").json["jobs"]}
+    assert states[long_job] == "RUNNING"
+
+
+def test_a_plan_says_what_is_needed_and_what_is_there(ccp: ForkedCommands, bucket: Bucket):
+    small = ccp("submit", "pretrain", f"{bucket.uri}/corpus", "--output", f"{bucket.uri}/encoder", "--plan")
+    assert small.code == 0, small.err
+    assert "needs    2 workers of 1 CPU each (resources.workers)" in small.out
+    assert "cluster  1 node with 2 CPUs and 0 GPUs, of which" in small.out
+    large = ["pretrain", f"{bucket.uri}/corpus", "--output", f"{bucket.uri}/encoder", "--set", "resources.workers=8"]
+    plan = ccp("submit", *large, "--plan", "--json").json
+    assert (plan["verdict"], plan["need"]["workers"], plan["room"]["nodes"][0]["cpus"]) == ("small", 8, 2)
+    refused = ccp("submit", *large)
+    assert refused.code == 2
+    assert "needs 8 workers of 1 CPU each" in refused.error
+    assert "room for 2" in refused.error
+    assert "--wait" in refused.error
+    assert "pretrain" not in ccp("jobs").out
+
+
+def test_stopping_waits_and_may_be_asked_again(ccp: ForkedCommands, bucket: Bucket, long_job: str):
+    stopped = ccp("stop", long_job)
+    assert (stopped.code, stopped.out) == (0, f"{long_job}: STOPPED; submit the same again to continue\n")
+    assert not any(f"{bucket.uri}/long" in line for line in command_lines())
+    again = ccp("stop", long_job)
+    assert (again.code, again.out) == (0, f"{long_job}: was over already, STOPPED\n")
+    plan = ccp("submit", *generate(f"{bucket.uri}/long", LONG), "--plan", "--json").json
+    assert (plan["job"], plan["action"], plan["attempt"]) == (f"{long_job}-2", "start", 2)
+    assert ccp("logs", long_job, "--follow").code == 1  # it did not succeed
+
+
+def test_a_job_that_fails_gives_its_exit_code_and_is_tried_again_as_the_second(ccp: ForkedCommands, bucket: Bucket):
+    command = ["prepare", f"{bucket.uri}/nothing", "--output", f"{bucket.uri}/corpus"]
+    first = ccp("submit", *command)
+    assert first.code == 2, first.err
+    assert f"ccp-ray: error: {bucket.uri}/nothing" in first.out  # the job's own words
+    job = re.findall(r"submitted (ccp-ray-prepare-[0-9a-f]{12}) to", first.err)[0]
+    assert first.err.splitlines()[-1] == f"ccp-ray: {job} failed with exit code 2; submit the same again to continue"
+    second = ccp("submit", *command, "--python", "no-such-python")
+    assert f"submitted {job}-2, attempt 2 ({job} is FAILED)" in second.err
+    assert (second.code, "--python" in second.err.splitlines()[-1]) == (127, True)
+    assert f"ccp-ray: error: {bucket.uri}/nothing" in ccp("logs", job).out
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"RAY_AUTH_TOKEN": secrets.token_hex(32)}, "refuses the token"),
+        ({"RAY_AUTH_TOKEN": None}, "demands a token and got none: set RAY_AUTH_MODE=token"),
+        ({"RAY_API_SERVER_ADDRESS": None}, "--address: give the address of the cluster's dashboard"),
+        (
+            {"RAY_API_SERVER_ADDRESS": "ray://127.0.0.1:10001"},
+            "jobs go to the cluster's dashboard, for example http://",
+        ),
+        ({"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{free_port()}"}, "is the cluster up"),
+    ],
+)
+def test_a_cluster_that_cannot_be_had_is_one_line(ccp: ForkedCommands, changes: dict[str, str | None], said: str):
+    done = ccp("jobs", **changes)
+    assert said in done.error
+    assert done.err.count("\n") == 1
+    assert done.code in (1, 2)
+    assert not any(value in done.err for value in changes.values() if value and "://" not in value)
+
+
+def test_an_address_that_is_given_wins_over_the_environment(cluster: Cluster, ccp: ForkedCommands):
+    done = ccp("jobs", "--address", cluster.dashboard, RAY_API_SERVER_ADDRESS="http://127.0.0.1:9", RAY_ADDRESS="x:1")
+    assert done.code == 0, done.err
+
+
+def test_an_unknown_job_is_one_line(ccp: ForkedCommands):
+    for verb in (["logs"], ["stop"], ["logs", "--follow"]):
+        done = ccp(*verb, "ccp-ray-embed-000000000000")
+        assert done.code == 2
+        assert "no such job on http://" in done.error
+
+
+class OtherDashboard(http.server.BaseHTTPRequestHandler):
+    """Answers as a dashboard of these versions."""
+
+    versions = ("2.58.1", "3.11.9")
+
+    def do_GET(self) -> None:
+        ray, python = self.versions
+        answers: dict[str, Any] = {
+            "/api/version": {"version": "4", "ray_version": ray, "ray_commit": "", "session_name": ""},
+            "/api/v0/cluster_metadata": {
+                "result": True,
+                "msg": "",
+                "data": {"rayVersion": ray, "pythonVersion": python},
+            },
+        }
+        body = json.dumps(answers.get(self.path)).encode()
+        self.send_response(200 if self.path in answers else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.mark.parametrize(
+    ("versions", "said"),
+    [
+        (("2.58.1", "3.11.9"), "runs Ray 2.58.1, this program needs 2.60"),
+        (("2.60.0", "3.9.1"), "runs Python 3.9.1, this program needs 3.10 to 3.13"),
+    ],
+)
+def test_another_version_is_refused(ccp: ForkedCommands, monkeypatch, versions: tuple[str, str], said: str):
+    monkeypatch.setattr(OtherDashboard, "versions", versions)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), OtherDashboard) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        done = ccp("submit", *generate("s3://b/x"), "--address", address)
+        server.shutdown()
+    assert said in done.error
+    assert done.code == 1
+
+
+def test_what_is_no_dashboard_is_one_line(ccp: ForkedCommands):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = ccp("jobs", "--address", f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert done.code == 1
+    assert "does not answer as a Ray dashboard does" in done.error
