@@ -33,6 +33,7 @@ def baseline(
     names = benchmark_names(benchmarks)
     run(
         lambda: evaluate_baseline(method, names, data, output, settings),
+        output=output,
         address=address,
         as_json=as_json,
         show=show_scores,

@@ -45,6 +45,7 @@ def curve(
         settings = load_config(CurveConfig, config or (), overrides or (), {"every": every})
     run(
         lambda: evaluate_run(training, names, data, output, settings, follow),
+        output=output,
         address=address,
         as_json=as_json,
         show=show_curve,

@@ -6,7 +6,6 @@ needs it will fail; `advice` says what to do) or None (worth knowing: something 
 
 from __future__ import annotations
 
-import email.utils
 import importlib.metadata
 import os
 import platform
@@ -251,10 +250,8 @@ def _skew_s(store: Store, key: str) -> float | None:
             return abs(time.time() - (store.path / fresh).stat().st_mtime)
         finally:
             store.delete(fresh)
-    from ccp_ray.storage_s3 import S3Store
-
-    date = store.server_date(key) if isinstance(store, S3Store) else None
-    return None if date is None else abs(time.time() - email.utils.parsedate_to_datetime(date).timestamp())
+    theirs = store.clock()
+    return None if theirs is None else abs(time.time() - theirs)
 
 
 def _deletes(store: Store, key: str) -> Check:

@@ -18,7 +18,7 @@ def finetune(
     """Train an encoder for retrieval on questions and the passages that answer them."""
     with reported():
         settings = load_config(FinetuneConfig, config or (), overrides or ())
-    run(lambda: finetune_job.finetune(output, settings), address=address, as_json=as_json)
+    run(lambda: finetune_job.finetune(output, settings), output=output, address=address, as_json=as_json)
 
 
 if __name__ == "__main__":

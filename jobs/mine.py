@@ -31,10 +31,10 @@ def mine(
         if (index is None) == (encoder is None or passages is None) or (index and (encoder or passages)):
             raise UsageError("say what to search: either --index, or --encoder and --passages")
     if index is not None:
-        run(lambda: mine_index(index, output, settings), address=address, as_json=as_json)
+        run(lambda: mine_index(index, output, settings), output=output, address=address, as_json=as_json)
     else:
         asked = encoder or "", passages or ""
-        run(lambda: mine_passages(*asked, output, settings), address=address, as_json=as_json)
+        run(lambda: mine_passages(*asked, output, settings), output=output, address=address, as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def passages(
     """Write passage sets with questions in the formats of Mr.TyDi and XOR-Retrieve, of any size."""
     with reported():
         settings = load_config(PassagesConfig, config or (), overrides or ())
-    run(lambda: make_passages(squad, output, settings), address=address, as_json=as_json)
+    run(lambda: make_passages(squad, output, settings), output=output, address=address, as_json=as_json)
 
 
 if __name__ == "__main__":
