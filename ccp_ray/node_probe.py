@@ -79,15 +79,18 @@ def check_nodes(place: str, *, writes: bool = True) -> None:
         )
 
 
-def ask_nodes(place: str, *, writes: bool = True) -> list[NodeReport]:
-    """Every living node's answer, in the order of their names. Needs a Ray session; leaves nothing behind."""
+def ask_nodes(place: str | None = None, *, writes: bool = True) -> list[NodeReport]:
+    """Every living node's answer, in the order of their names; of a store too where a place is given.
+
+    Needs a Ray session; leaves nothing behind.
+    """
     with _beacon(place, writes) as beacon:
         answers = _ask(place, beacon)
     here = _versions()
     return [_judge(name, answer, here) for name, answer in sorted(answers.items())]
 
 
-def _ask(place: str, beacon: str | None) -> dict[str, dict[str, Any] | str]:
+def _ask(place: str | None, beacon: str | None) -> dict[str, dict[str, Any] | str]:
     """By node: its answer with the times between which it came, or why there is none."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -128,7 +131,7 @@ def _name(node: dict[str, Any]) -> str:
     return f"node {node['NodeID'][:8]} at {node['NodeManagerAddress']}"
 
 
-def _answer(place: str, beacon: str | None, socket: str) -> dict[str, Any]:
+def _answer(place: str | None, beacon: str | None, socket: str) -> dict[str, Any]:
     """Runs on the node."""
     clock = time.time()
     disk = shutil.disk_usage(next(folder for folder in Path(socket).parents if folder.is_dir()))
@@ -167,8 +170,10 @@ def _code() -> str:
     return digest.hexdigest()[:12]
 
 
-def _store(place: str, beacon: str | None) -> tuple[str, float]:
+def _store(place: str | None, beacon: str | None) -> tuple[str, float]:
     """What keeps this node from the store ("": nothing), and by how many seconds the store's clock is ahead."""
+    if place is None:
+        return "", 0.0
     if beacon is not None:
         return _shared_folder(beacon), 0.0
     store = open_store(place)
@@ -202,9 +207,9 @@ def _unseen(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def _beacon(place: str, writes: bool) -> Iterator[str | None]:
+def _beacon(place: str | None, writes: bool) -> Iterator[str | None]:
     """A file that every node must see, in a local place or the nearest folder above it; gone at the end."""
-    store = open_store(place)
+    store = None if place is None else open_store(place)
     if not isinstance(store, LocalStore) or not writes:
         yield None
         return

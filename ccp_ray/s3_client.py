@@ -37,6 +37,7 @@ _CHAIN = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_PROFILE"),
     *("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_MAX_ATTEMPTS"),
 )
+_UNTRUSTED = ("CERTIFICATE_VERIFY_FAILED", "doesn't match")
 _lock = threading.Lock()
 _clients: dict[bytes, S3Client] = {}
 _conditional: dict[tuple[bytes, str], bool] = {}
@@ -66,7 +67,7 @@ def _new_client() -> S3Client:
 
 def _no_retry_of_untrusted(caught_exception: Exception | None = None, **_: Any) -> None:
     """A certificate that is not trusted is not trusted at the eighth try either, a minute later."""
-    if isinstance(caught_exception, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(caught_exception):
+    if isinstance(caught_exception, SSLError) and any(words in str(caught_exception) for words in _UNTRUSTED):
         raise caught_exception
 
 

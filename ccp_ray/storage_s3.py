@@ -45,8 +45,8 @@ _MARK = "ccp-ray-write"  # metadata of an object from a conditional PUT: a numbe
 _COPIES = TransferConfig(multipart_threshold=1 << 30, multipart_chunksize=256 << 20)  # one request copies up to 5 GB
 _AGAIN = "run again later, finished work is kept"
 _UNTRUSTED = (
-    "the endpoint's certificate must be signed by an authority that this machine trusts; name a file with the "
-    "certificate of an authority of your own in AWS_CA_BUNDLE, on every node"
+    "the endpoint's certificate must be for its host name, valid, and signed by an authority that this machine trusts; "
+    "name a file with the certificate of an authority of your own in AWS_CA_BUNDLE, on every node"
 )
 _HINTS = {
     "NoSuchBucket": "the bucket does not exist; create it or correct the URI",

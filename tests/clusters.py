@@ -41,14 +41,15 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def started_cluster() -> Iterator[Cluster]:
-    """A head node of two CPUs that demands a token."""
+def started_cluster(more: Mapping[str, str] | None = None) -> Iterator[Cluster]:
+    """A head node of two CPUs that demands a token. more: of its environment."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
     # Ray's sockets lie below: a path of pytest's would be longer than a socket's name may be.
     folder = tempfile.mkdtemp(prefix="ccp-ray-")
     environment = clean | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_TMPDIR": folder}
     # A node that died is missed after two seconds, not fifteen.
     environment |= {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "4"}
+    environment |= more or {}
     port = free_port()
     head = ["--head", f"--port={port}", "--include-dashboard=false", f"--ray-client-server-port={free_port()}"]
     try:

@@ -71,7 +71,7 @@ def test_a_store_that_gives_back_other_bytes(tmp_path, monkeypatch):
 
 def test_a_cluster_that_is_not_there(monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
-    check = module._ray(f"127.0.0.1:{free_port()}")
+    (check,) = module._ray(f"127.0.0.1:{free_port()}")
     assert check.ok is False
     assert "nobody answers there" in check.detail
     assert "check the address" in render([check])
