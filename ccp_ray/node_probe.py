@@ -13,7 +13,7 @@ their local part: a head node with torch for CPUs (2.13.0+cpu) and workers with 
 A local path must lie on a file system that all nodes share: each looks for a file that is put there.
 
 Cost, two nodes on two cores: 2 s, nearly all of it the start of a worker process on each node, which the job's first
-tasks then use. It grows with the slowest node, not with their number.
+tasks then use. It grows with the slowest node, not with their number. A node that joins later is not asked.
 """
 
 from __future__ import annotations
@@ -196,9 +196,7 @@ def _store(place: str | None, beacon: str | None) -> tuple[str, float]:
 def _shared_folder(beacon: str) -> str:
     folder = Path(beacon).parent
     if not Path(beacon).is_file():
-        return (
-            f"does not see {folder} as this machine does: use an output on s3://, or in a folder that all nodes share"
-        )
+        return _unseen(folder)
     return "" if os.access(folder, os.W_OK | os.X_OK) else f"may not write to {folder}: check its owner and mode"
 
 
