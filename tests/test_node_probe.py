@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from clusters import ROOT, Cluster, json_of, node, started_cluster
+from clusters import ROOT, Cluster, node, started_cluster
 from fault_proxy import fault_proxy
 from s3_servers import SECRET_KEY, S3Server
 
@@ -55,12 +55,6 @@ def test_doctor_shows_the_nodes(cluster, rclone_bucket):
     assert f"Python {here['Python']}, ray {here['ray']}, torch {here['torch']}" in fit["detail"]
     assert re.search(r"clock within \d+\.\d s of ours, \d+\.\d GiB free", fit["detail"])
     assert "wrong credentials" in unfit["detail"]
-
-
-def test_a_job_on_a_folder_that_all_share_runs_and_leaves_nothing_of_the_probe(cluster, tmp_path):
-    json_of(cluster.run("generate", "--output", tmp_path / "a/documents"))
-    assert not list(tmp_path.rglob(".ccp-tmp*"))
-    assert os.listdir(tmp_path) == ["a"]
 
 
 ASKING = """
@@ -110,6 +104,7 @@ def test_what_the_nodes_answer(cluster, rclone_server, rclone_bucket, tmp_path):
     assert re.fullmatch(r"its clock is 3[56]\d\d s ahead of the store's \(S3 takes 15 minutes\): set it \(NTP\)", off)
     assert "wrong credentials" in refused
     assert told["folder"] == [[], []]
+    assert os.listdir(tmp_path) == []
     here = node_probe._versions()
     differ = f"torch {here['torch']} (here 0.1), ccp-ray's code {here[CODE]} (here another)"
     assert told["versions"] == [[f"other versions: {differ}; install the same on every node (constraints.txt)"]] * 2
