@@ -3,7 +3,7 @@ PYTHON ?=
 ARGS ?=
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test chaos lint format types bench lock clean clean-venv
+.PHONY: help setup quickstart test chaos lint format types bench lock audit clean clean-venv
 
 help: ## list the targets
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
@@ -38,9 +38,12 @@ bench: setup ## speed and memory beside others and what was asked for; JSON by m
 lock: setup ## renew constraints.txt; ARGS=--upgrade to move the pins
 	@sh scripts/lock.sh $(ARGS)
 
+audit: ## known vulnerabilities of the pinned packages; ARGS=--strict fails where nobody could be asked
+	@$(or $(PYTHON),python3) scripts/audit.py $(ARGS)
+
 clean: ## remove caches and build leftovers (runs/ and .venv stay)
 	@rm -rf build .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 clean-venv: ## remove .venv
-	@rm -rf .venv
+	@rm -rf .venv .venv-audit

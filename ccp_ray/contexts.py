@@ -41,7 +41,7 @@ class _Shard:
         paths = [verified_copy(store, records[name], cache_folder() / "shards") for name in names]
         # Plain arrays over the mapped files: np.memmap costs 6 microseconds a slice.
         self.tokens, self.sentences, self.documents, self.hashes = (
-            np.load(path, mmap_mode="r").view(np.ndarray) for path in paths
+            np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray) for path in paths
         )
 
     def tokens_of(self, sentence_N: NDArray[np.int64], room: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

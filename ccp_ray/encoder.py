@@ -302,5 +302,9 @@ def check_trainable(source: str, pooling: Pooling | None) -> None:
         raise UsageError(
             f"{source}: training supports {known} pooling and Normalize, but modules.json names {others[0]}"
         )
-    if text_settings(folder).lower_case and not lower_cases(transformers.AutoTokenizer.from_pretrained(folder)):
+    if not text_settings(folder).lower_case:
+        return
+    # Not `load_tokenizer`: that one is made to lower-case where the folder asks for it.
+    own = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if not lower_cases(own):
         raise UsageError(f"{source}: training does not follow do_lower_case; give it a tokenizer that lower-cases")

@@ -7,11 +7,24 @@ and keeps its traceback.
 
 from __future__ import annotations
 
+import re
+
+_USER = re.compile(r"(?<=://)[^/@\s]+@")
+_SIGNED = re.compile(r"(?i)([?&](?:x-amz-[\w-]+|awsaccesskeyid|signature|token|sig)=)[^&\s]+")
+
+
+def redacted(text: str) -> str:
+    """The text with users and passwords of addresses, and the signatures of signed ones, left out."""
+    return _SIGNED.sub(r"\1***", _USER.sub("***@", text))
+
 
 class CcpError(Exception):
-    """Work failed for a reason that the user can act on."""
+    """Work failed for a reason that the user can act on. Its message never holds what an address hides."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
 
 
 class UsageError(CcpError):

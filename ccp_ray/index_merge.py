@@ -19,6 +19,7 @@ from ccp_ray.artifact import Output
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import CcpError, UsageError
 from ccp_ray.index_anatomy import faiss_errors
+from ccp_ray.index_file import read_index
 from ccp_ray.index_shards import Making, Shard, put_shard
 from ccp_ray.ledger import Entry, FileRecord, verified_copy
 from ccp_ray.pieces import run_pieces
@@ -67,7 +68,7 @@ def _merge(name: str, job: dict[str, Any]) -> Entry:
         vectors, rows = scratch / "merged.faiss", scratch / "merged.parquet"
         merged: Any = None
         for vectors_record, _ in shards:
-            part = faiss.read_index(str(verified_copy(store, vectors_record, scratch / "parts")))
+            part = read_index(verified_copy(store, vectors_record, scratch / "parts"), store.uri(vectors_record.path))
             merged = part if merged is None else _append(merged, part, job["factory"])
         faiss.write_index(merged, str(vectors))
         _join_tables([verified_copy(store, record, scratch / "parts") for _, record in shards], rows)

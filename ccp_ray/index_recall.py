@@ -28,6 +28,7 @@ from ccp_ray.artifact import Output
 from ccp_ray.embeddings import Embeddings, FloatArray
 from ccp_ray.errors import UsageError
 from ccp_ray.index_anatomy import set_parameters
+from ccp_ray.index_file import read_index
 from ccp_ray.index_rows import IndexRows, RowSource
 from ccp_ray.index_sample import Draw, Sample, load
 from ccp_ray.index_shards import Shard
@@ -150,8 +151,8 @@ def _measure_shard(name: str, job: dict[str, Any]) -> Entry:
     queries_QD = load(store, [FileRecord.model_validate(record) for record in job["queries"]])
     own_Q = _own_rows(rows, drawn, job, len(queries_QD))
     with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
-        path = verified_copy(store, FileRecord.model_validate(job["index"]), Path(scratch))
-        built = faiss.read_index(str(path))
+        record = FileRecord.model_validate(job["index"])
+        built = read_index(verified_copy(store, record, Path(scratch)), store.uri(record.path))
     found = [_search(built, queries_QD, own_Q, parameters, job["k"]) for parameters in job["parameters"]]
     del built
     numbers_PQk = np.stack([numbers for _, numbers in found])

@@ -18,23 +18,31 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ccp_ray.config import StrictModel
 from ccp_ray.errors import DamagedError
 from ccp_ray.storage import LocalStore, Store
+from ccp_ray.storage_base import stays_below
 
 _CHUNK = 8 << 20
 _FETCHES = 2
 
 
 class FileRecord(StrictModel):
-    """One object of an artifact."""
+    """One object of an artifact. Whoever wrote it, it leads to nothing outside: both become paths where it is read."""
 
     path: str
     bytes: int
-    sha256: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     measured: bool = Field(default=False, description="holds times or speeds: verified, but no part of the fingerprint")
+
+    @field_validator("path")
+    @classmethod
+    def _stays_below(cls, path: str) -> str:
+        if not stays_below(path):
+            raise ValueError("must stay below the artifact's folder")
+        return path
 
 
 class Entry(StrictModel):

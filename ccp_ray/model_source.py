@@ -3,7 +3,8 @@
 A source is a local folder (or `file://`), `s3://bucket/folder` (an artifact or any Hugging Face folder), a name on the
 Hugging Face hub, or `package://module/folder` for weights that ship inside an installed Python package. All
 become a local folder with `config.json`, safetensors weights and a tokenizer. Pickled weights are refused:
-reading one runs whatever code its author put there.
+reading one runs whatever code its author put there. So is every other way for a folder to bring code, and there is no
+switch to allow it.
 """
 
 from __future__ import annotations
@@ -184,12 +185,31 @@ def _hub_errors(name: str) -> Iterator[None]:
 def _check(source: str, folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise UsageError(f"{source}: not a Hugging Face model folder (config.json is missing)")
+    _refuse_kernels(folder / "config.json")
     if not list(folder.glob("*.safetensors")):
         raise UsageError(
             f"{source}: no *.safetensors weights (pickle is refused); convert it with transformers' save_pretrained"
         )
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt")):
         raise UsageError(f"{source}: the tokenizer is missing (tokenizer.json)")
+
+
+def _refuse_kernels(path: Path) -> None:
+    """transformers fetches an attention that is named like a hub's repository, and runs its code: no trust is asked."""
+    try:
+        settings = json.loads(path.read_bytes())
+    except ValueError:
+        return  # who reads it next says so
+    for key, value in _nested(settings):
+        if key.endswith("_implementation") and isinstance(value, str) and "/" in value:
+            raise UsageError(f"{path}: {key} is {value}, code from elsewhere, which is never run; remove the key")
+
+
+def _nested(values: Any) -> Iterator[tuple[str, Any]]:
+    pairs = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for key, value in pairs:
+        yield str(key), value
+        yield from _nested(value)
 
 
 def _model_files(folder: Path) -> list[Path]:

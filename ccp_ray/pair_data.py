@@ -248,7 +248,9 @@ class PairData:
 
 def _mapped(path: Path) -> NDArray[Any]:
     """A plain array over the mapped file: np.memmap costs 6 microseconds a slice, and maps no empty array."""
-    mapped: NDArray[Any] = np.load(path, mmap_mode="r" if path.stat().st_size > _HEADER else None).view(np.ndarray)
+    mapped: NDArray[Any] = np.load(path, "r" if path.stat().st_size > _HEADER else None, allow_pickle=False).view(
+        np.ndarray
+    )
     return mapped
 
 

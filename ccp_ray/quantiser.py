@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from ccp_ray.artifact import Artifact, Output
 from ccp_ray.errors import DataError
 from ccp_ray.index_anatomy import empty_index, faiss_errors
+from ccp_ray.index_file import read_index
 from ccp_ray.index_gpu import to_cpu, to_gpu
 from ccp_ray.index_sample import Sample, load
 from ccp_ray.ledger import Entry, FileRecord, copy_verified, put_content_file, verified_copy
@@ -73,12 +74,10 @@ def quantiser(
 
 def start_index(output: str, record: dict[str, Any] | None, factory: str, dimensions: int) -> Any:
     """The empty index that a shard adds to: the quantiser's, checked by its sum, or a new one where none is trained."""
-    import faiss
-
     if record is None:
         return empty_index(factory, dimensions)
-    path = verified_copy(open_store(output), FileRecord.model_validate(record), cache_folder() / "quantisers")
-    return faiss.read_index(str(path))
+    store, file = open_store(output), FileRecord.model_validate(record)
+    return read_index(verified_copy(store, file, cache_folder() / "quantisers"), store.uri(file.path))
 
 
 def _make(_: str, job: dict[str, Any]) -> Entry:

@@ -3,6 +3,9 @@
 Retries are botocore's standard mode (8 tries, exponential back-off with jitter), which covers 500, 503
 SlowDown, throttling and cut connections. Whether the endpoint honours `If-None-Match` is probed once a bucket
 and process: AWS and most do; some accept the header and overwrite all the same, which the probe detects.
+
+Certificates are verified, always: no setting here turns that off. AWS_CA_BUNDLE (or the profile's ca_bundle) names
+authorities beyond botocore's own.
 """
 
 from __future__ import annotations
@@ -11,13 +14,14 @@ import hashlib
 import os
 import threading
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, SSLError
 
+from ccp_ray.endpoint import checked_endpoint
 from ccp_ray.storage_base import TEMPORARY
 
 if TYPE_CHECKING:
@@ -33,6 +37,7 @@ _CHAIN = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_PROFILE"),
     *("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_MAX_ATTEMPTS"),
 )
+_UNTRUSTED = ("CERTIFICATE_VERIFY_FAILED", "doesn't match")
 _lock = threading.Lock()
 _clients: dict[bytes, S3Client] = {}
 _conditional: dict[tuple[bytes, str], bool] = {}
@@ -54,6 +59,19 @@ def client() -> S3Client:
 
 
 def _new_client() -> S3Client:
+    made = _client_of_chain()
+    checked_endpoint(made.meta.endpoint_url)
+    made.meta.events.register_first("needs-retry.s3", _no_retry_of_untrusted)
+    return made
+
+
+def _no_retry_of_untrusted(caught_exception: Exception | None = None, **_: Any) -> None:
+    """A certificate that is not trusted is not trusted at the eighth try either, a minute later."""
+    if isinstance(caught_exception, SSLError) and any(words in str(caught_exception) for words in _UNTRUSTED):
+        raise caught_exception
+
+
+def _client_of_chain() -> S3Client:
     session = boto3.session.Session()  # boto3's default session would keep the first credentials it saw
     config = Config(
         retries={"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", "8"))},

@@ -19,6 +19,7 @@ from torch import nn
 
 from ccp_ray.encoder_config import POOLINGS, Pooling
 from ccp_ray.errors import UsageError
+from ccp_ray.storage_base import stays_below
 from ccp_ray.text_reader import read_json
 
 _PACKAGE = "sentence_transformers"
@@ -135,7 +136,10 @@ def _kind(path: Path, step: dict[str, Any]) -> tuple[str, str]:
         raise UsageError(f"{path}: {package}.{kind} is the folder's own code, which is never run")
     if step.get("kwargs"):
         raise UsageError(f"{path}: {kind} asks for {', '.join(sorted(step['kwargs']))}, which is not supported")
-    return kind, str(step.get("path", ""))
+    place = str(step.get("path", ""))
+    if place and not stays_below(place):
+        raise UsageError(f"{path}: {kind} names {place!r}, which lies outside the model's folder")
+    return kind, place
 
 
 def _read_pooling(path: Path, spec: dict[str, Any]) -> Pooling | tuple[Pooling, ...]:

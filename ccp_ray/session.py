@@ -11,14 +11,16 @@ import contextlib
 import json
 import logging
 import os
-import secrets
+import re
 import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ccp_ray.endpoint import checked_endpoint
 from ccp_ray.errors import CcpError
+from ccp_ray.ray_token import demand_token, forget_token
 
 # Read by Ray when it is imported or when its processes start, so they are set before `import ray`.
 _ENVIRONMENT = {
@@ -64,24 +66,28 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if address is None and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    import ray
-
-    if ray.is_initialized():
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield
         return
+    if address is None:
+        demand_token()
+    else:
+        _check_reachable(address)
+        forget_token()
+    import ray
+
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         options |= {"num_cpus": cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         options |= {"object_store_memory": _object_store_bytes()}
         os.environ.pop("RAY_ADDRESS", None)  # "no address" means a local Ray, whatever the shell says
     else:
-        _check_reachable(address)
         options |= {"runtime_env": _runtime_environment()}
     try:
         _start(address, options)
     except Exception as error:
+        if "Version mismatch" in str(error):
+            raise CcpError(f"Ray at {address}: {_mismatch(str(error))}") from error
         where = f"reach Ray at {address}" if address else "start a local Ray"
         # The port answered, and a client with a wrong token gets no other answer than silence.
         hint = "; is this its GCS port, and are RAY_AUTH_MODE and the token (RAY_AUTH_TOKEN) the cluster's?"
@@ -162,6 +168,9 @@ def largest_node(resource: str) -> float:
 def _worker_environment() -> dict[str, str]:
     """What workers elsewhere need to know; never a credential: nodes have their own chain."""
     names = [*_ENVIRONMENT, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"]
+    for name in names:
+        if name.startswith("AWS_ENDPOINT"):
+            checked_endpoint(os.environ.get(name, ""))  # it is kept in the job's metadata, for all to read
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
@@ -190,6 +199,15 @@ def _object_store_bytes() -> int:
     import psutil
 
     return int(min(2 << 30, 0.2 * psutil.virtual_memory().available))
+
+
+def _mismatch(message: str) -> str:
+    """Ray's own message about versions, seven lines, as one."""
+    found = re.findall(r"(Ray|Python): (\S+)", message)  # the cluster's two, then ours
+    if len(found) != 4:
+        return " ".join(message.split())
+    theirs, ours = (" and ".join(f"{name} {version}" for name, version in half) for half in (found[:2], found[2:]))
+    return f"the cluster has {theirs}, this machine has {ours}; both must be the same: install the cluster's here"
 
 
 def _first_line(error: Exception) -> str:

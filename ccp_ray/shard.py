@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from ccp_ray.artifact import Artifact
 from ccp_ray.errors import DataError, UsageError
 from ccp_ray.index_anatomy import set_parameters
+from ccp_ray.index_file import read_index
 from ccp_ray.ledger import verified_copy
 from ccp_ray.model_source import cache_folder
 from ccp_ray.ranking import RANKED, Numbers, best, leading
@@ -81,8 +82,8 @@ class Shard:
         records = {record.path: record for record in artifact.files}
         keys = [artifact.summary["shards"][number][kind] for kind in ("vectors", "table")]
         vectors, rows = (verified_copy(artifact.store, records[key], cache_folder() / "shards") for key in keys)
-        index = faiss.read_index(str(vectors), faiss.IO_FLAG_MMAP_IFC)
         where = artifact.store.uri(keys[0])
+        index = read_index(vectors, where, faiss.IO_FLAG_MMAP_IFC)
         if index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise DataError(f"{where}: not an index of inner products; build the index again")
         try:

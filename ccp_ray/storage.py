@@ -44,8 +44,8 @@ def open_store(uri: str) -> Store:
     if scheme != "s3":
         raise UsageError(f"{uri}: unknown scheme {scheme!r}; use a local path, file:// or s3://")
     bucket, _, prefix = rest.partition("/")
-    if not bucket:
-        raise UsageError(f"{uri}: expected s3://bucket/prefix")
+    if not bucket or "@" in bucket:
+        raise UsageError(f"{uri}: expected s3://bucket/prefix (credentials come from the standard AWS chain)")
     if ".." in prefix.split("/"):
         raise UsageError(f"{uri}: an s3:// URI may not contain '..'")
     from ccp_ray.storage_s3 import S3Store  # botocore takes 0.3 s to import; local runs do without

@@ -16,6 +16,11 @@ from typing import NamedTuple
 TEMPORARY = ".ccp-tmp-"  # names that start so are never listed: writes in flight and probes
 
 
+def stays_below(key: str) -> bool:
+    """Whether a key that someone wrote down leads to a place below its root, as a path does or as an object's name."""
+    return bool(key) and not key.startswith("/") and ".." not in key.split("/") and "\0" not in key
+
+
 class ObjectInfo(NamedTuple):
     """modified: seconds since 1970, by the store's clock, when the object came to be under this key."""
 
@@ -96,6 +101,13 @@ class Store(ABC):
     @abstractmethod
     def conditional_writes(self) -> bool:
         """Whether `write_if_absent` settles races (probed once on S3)."""
+
+    def clock(self) -> float | None:
+        """The store's clock, in seconds since 1970, from one small request that reads; None where it does not tell.
+
+        So the store can be reached, and what lies here read, by this process. Raises StoreError where it cannot.
+        """
+        return None
 
     def local_path(self, key: str, cache: Path, sha256: str) -> Path:
         """A local file with the object's bytes: the file itself, or a copy under `cache`, kept by its content's sum."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ccp_ray.errors import StoreError
-from ccp_ray.storage_base import TEMPORARY, Leftover, ObjectInfo, Store
+from ccp_ray.storage_base import TEMPORARY, Leftover, ObjectInfo, Store, stays_below
 
 
 class LocalStore(Store):
@@ -99,6 +99,8 @@ class LocalStore(Store):
 
     def delete(self, key: str) -> None:
         file = self._file(key)
+        if not file.parent.resolve().is_relative_to(self.path.resolve()):
+            raise StoreError(f"{file}: a symbolic link leads out of {self.root}; nothing is deleted there, remove it")
         with self._explained("delete", key):
             file.unlink(missing_ok=True)
         for parent in file.parents:  # an empty folder is not an object; another writer's file in it stops the removal
@@ -113,7 +115,7 @@ class LocalStore(Store):
         return True
 
     def _file(self, key: str) -> Path:
-        if key.startswith("/") or ".." in key.split("/"):
+        if key and not stays_below(key):
             raise StoreError(f"{key!r}: a key must stay below {self.root}")
         return self.path / key
 

@@ -7,8 +7,8 @@ Requests are retried by the client (`s3_client`); a connection that is cut withi
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import os
-import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -26,11 +26,12 @@ from botocore.exceptions import (
     NoCredentialsError,
     ReadTimeoutError,
     ResponseStreamingError,
+    SSLError,
 )
 
 from ccp_ray.errors import StoreError
 from ccp_ray.s3_client import CONFLICT, PRECONDITION, client, error_code, honours_if_none_match
-from ccp_ray.storage_base import TEMPORARY, Leftover, ObjectInfo, Store
+from ccp_ray.storage_base import TEMPORARY, Leftover, ObjectInfo, Store, stays_below
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -43,6 +44,10 @@ _RACE_TRIES, _RACE_WAIT_S = 8, 0.1
 _MARK = "ccp-ray-write"  # metadata of an object from a conditional PUT: a number of that call alone
 _COPIES = TransferConfig(multipart_threshold=1 << 30, multipart_chunksize=256 << 20)  # one request copies up to 5 GB
 _AGAIN = "run again later, finished work is kept"
+_UNTRUSTED = (
+    "the endpoint's certificate must be for its host name, valid, and signed by an authority that this machine trusts; "
+    "name a file with the certificate of an authority of your own in AWS_CA_BUNDLE, on every node"
+)
 _HINTS = {
     "NoSuchBucket": "the bucket does not exist; create it or correct the URI",
     "403": "access denied; check the credentials (standard AWS chain) and the bucket's policy",
@@ -153,11 +158,12 @@ class S3Store(Store):
         return True
 
     def download(self, key: str, path: Path) -> None:
+        full_key = self._key(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}")
         with self._explained("read", key):
             try:
-                self.client.download_file(self.bucket, self._key(key), str(partial))
+                self.client.download_file(self.bucket, full_key, str(partial))
                 partial.replace(path)
             finally:
                 partial.unlink(missing_ok=True)
@@ -240,14 +246,14 @@ class S3Store(Store):
         with self._explained("write", "_probe"):
             return honours_if_none_match(self.bucket, self.prefix)
 
-    def server_date(self, key: str) -> str | None:
-        """The endpoint's clock, as its answer about an object gives it (RFC 5322; one second fine)."""
-        with self._explained("read", key):
-            answer = self.client.head_object(Bucket=self.bucket, Key=self._key(key))
-            return answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    def clock(self) -> float | None:
+        with self._explained("list", ""):
+            answer = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self._key(""), MaxKeys=1)
+        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return None if date is None else email.utils.parsedate_to_datetime(date).timestamp()
 
     def _key(self, key: str) -> str:
-        if key.startswith("/") or ".." in key.split("/"):
+        if key and not stays_below(key):
             raise StoreError(f"{key!r}: a key must stay below {self.root}")
         return f"{self.prefix}/{key}".lstrip("/")
 
@@ -264,6 +270,9 @@ class S3Store(Store):
             if error_code(error) in _MISSING:
                 raise FileNotFoundError(self.uri(key)) from None
             self._fail(verb, key, _HINTS.get(error_code(error), str(error)), error)
+        except SSLError as error:
+            why = str(error).partition("failed for ")[2] or str(error)
+            self._fail(verb, key, f"{why}; {_UNTRUSTED}", error)
         except EndpointConnectionError as error:
             self._fail(verb, key, f"{error}; check AWS_ENDPOINT_URL and that the endpoint is up", error)
         except (HTTPClientError, IncompleteReadError, RetriesExceededError) as error:
@@ -274,5 +283,4 @@ class S3Store(Store):
             self._fail(verb, key, hint, error)
 
     def _fail(self, verb: str, key: str, reason: str, error: Exception) -> NoReturn:
-        reason = re.sub(r"//[^/@\s]+@", "//", reason)  # an endpoint URL may carry a password
         raise StoreError(f"cannot {verb} {self.uri(key)}: {reason}") from error

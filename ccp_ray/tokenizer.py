@@ -135,7 +135,7 @@ class GivenTokenizer:
         self.source = source
         folder = local_model(source)
         try:
-            loaded = AutoTokenizer.from_pretrained(str(folder), use_fast=True)
+            loaded = AutoTokenizer.from_pretrained(str(folder), use_fast=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             raise UsageError(f"{source}: its tokenizer cannot be loaded ({str(error).splitlines()[0]})") from error
         if not getattr(loaded, "is_fast", False):

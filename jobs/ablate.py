@@ -62,7 +62,7 @@ def ablate(
     if plan:
         show_plan(lambda: plan_ablation(settings), as_json)
     else:
-        run(lambda: run_ablation(settings, output), address=address, as_json=as_json, show=_show)
+        run(lambda: run_ablation(settings, output), output=output, address=address, as_json=as_json, show=_show)
 
 
 def plan_ablation(config: AblationConfig) -> Plan:

@@ -38,6 +38,7 @@ def baseline(
         return
     run(
         lambda: evaluate_baseline(method, names, data, output, settings),
+        output=output,
         address=address,
         as_json=as_json,
         show=show_scores,

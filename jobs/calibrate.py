@@ -43,6 +43,7 @@ def calibrate(
     else:
         run(
             lambda: fit_calibration(embeddings, output, settings),
+            output=output,
             address=address,
             as_json=as_json,
             show=show_calibration,

@@ -20,6 +20,7 @@ import typer
 
 from ccp_ray.artifact import Artifact
 from ccp_ray.errors import CcpError, DataError, StoreError, UsageError
+from ccp_ray.node_probe import check_nodes
 from ccp_ray.progress import say
 from ccp_ray.session import ray_session, ray_session_at_need
 from ccp_ray.storage import storage_full
@@ -93,15 +94,24 @@ def _flat(value: Any) -> str:
 def run(
     work: Callable[[], Artifact],
     *,
+    output: str,
     address: str | None,
     as_json: bool,
     show: Callable[[Artifact, bool], None] = show_artifact,
 ) -> None:
-    """Run a stage in its Ray session and print the artifact."""
+    """Run a stage in its Ray session and print the artifact. output: the place that it will be written to."""
     with reported():
-        with native_noise_aside(), ray_session(address) if address else ray_session_at_need():
+        with native_noise_aside(), cluster_session(address, output) if address else ray_session_at_need():
             artifact = work()
         show(artifact, as_json)
+
+
+@contextlib.contextmanager
+def cluster_session(address: str, place: str, *, writes: bool = True) -> Iterator[None]:
+    """The session of a cluster whose nodes can all work on a place. Raises CcpError, naming those that cannot."""
+    with ray_session(address):
+        check_nodes(place, writes=writes)
+        yield
 
 
 @contextlib.contextmanager

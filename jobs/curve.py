@@ -52,6 +52,7 @@ def curve(
         return
     run(
         lambda: evaluate_run(training, names, data, output, settings, follow),
+        output=output,
         address=address,
         as_json=as_json,
         show=show_curve,

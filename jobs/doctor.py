@@ -6,7 +6,6 @@ needs it will fail; `advice` says what to do) or None (worth knowing: something 
 
 from __future__ import annotations
 
-import email.utils
 import importlib.metadata
 import os
 import platform
@@ -23,6 +22,7 @@ import typer
 from packaging.requirements import Requirement
 
 from ccp_ray.errors import CcpError
+from ccp_ray.node_probe import NodeReport, ask_nodes
 from ccp_ray.session import cluster_cpus, ray_session
 from ccp_ray.storage import LocalStore, Store, open_store
 from jobs.command import Address, AsJson, main, print_json, reported
@@ -56,7 +56,7 @@ class Check(NamedTuple):
 
 def doctor(store: str | None = None, address: str | None = None) -> list[Check]:
     """Check this machine, Ray (local, or the cluster at `address`) and, if given, the store at a URI."""
-    checks = [*_machine(), *_torch(), _compiler(), _packages(_CONSTRAINTS), _ray(address)]
+    checks = [*_machine(), *_torch(), _compiler(), _packages(_CONSTRAINTS), *_ray(address, store)]
     return checks + (_store(store) if store else [])
 
 
@@ -164,7 +164,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _ray(address: str | None) -> Check:
+def _ray(address: str | None, store: str | None = None) -> list[Check]:
+    """Ray as a whole and, on a cluster, each of its nodes."""
     where = f"cluster at {address}" if address else "local Ray"
     start = time.monotonic()
     try:
@@ -173,12 +174,24 @@ def _ray(address: str | None) -> Check:
 
             answer = ray.get(ray.remote(platform.node).remote(), timeout=60)
             resources = f"{cluster_cpus()} CPUs, {ray.cluster_resources().get('GPU', 0):.0f} GPUs"
+            seconds = time.monotonic() - start
+            nodes = [_node(report) for report in ask_nodes(store)] if address else []
     except CcpError as error:
-        return Check("ray", False, str(error), "check the address; a cluster with a token needs RAY_AUTH_MODE=token")
+        return [Check("ray", False, str(error), "check the address; a cluster with a token needs RAY_AUTH_MODE=token")]
     except Exception as error:  # Ray's own errors have no common base class
         advice = "look at Ray's log files in /tmp/ray/session_latest/logs"
-        return Check("ray", False, f"{where}: {str(error).strip().splitlines()[:1]}", advice)
-    return Check("ray", True, f"{where}: {resources}, a task ran on {answer} after {time.monotonic() - start:.1f} s")
+        return [Check("ray", False, f"{where}: {str(error).strip().splitlines()[:1]}", advice)]
+    return [Check("ray", True, f"{where}: {resources}, a task ran on {answer} after {seconds:.1f} s"), *nodes]
+
+
+def _node(report: NodeReport) -> Check:
+    told = [*report.problems, *report.notes]
+    if report.versions:
+        versions = ", ".join(f"{name} {report.versions[name] or 'missing'}" for name in ("Python", "ray", "torch"))
+        clock = f"clock within {abs(report.clock_s) + report.uncertain_s:.1f} s of ours"
+        told = [versions, clock, f"{report.free_bytes / _GIB:.1f} GiB free", *told]
+    fit = False if report.problems else None if report.notes else True
+    return Check(report.name, fit, ", ".join(told), "jobs with --address start when every node is fit")
 
 
 def _store(uri: str) -> list[Check]:
@@ -251,10 +264,8 @@ def _skew_s(store: Store, key: str) -> float | None:
             return abs(time.time() - (store.path / fresh).stat().st_mtime)
         finally:
             store.delete(fresh)
-    from ccp_ray.storage_s3 import S3Store
-
-    date = store.server_date(key) if isinstance(store, S3Store) else None
-    return None if date is None else abs(time.time() - email.utils.parsedate_to_datetime(date).timestamp())
+    theirs = store.clock()
+    return None if theirs is None else abs(time.time() - theirs)
 
 
 def _deletes(store: Store, key: str) -> Check:

@@ -38,7 +38,12 @@ def embed(
     if plan:
         show_plan(lambda: plan_embed(source_shape(encoder), texts, settings), as_json)
     else:
-        run(lambda: embed_texts(encoder, texts, output, settings, reuse or ()), address=address, as_json=as_json)
+        run(
+            lambda: embed_texts(encoder, texts, output, settings, reuse or ()),
+            output=output,
+            address=address,
+            as_json=as_json,
+        )
 
 
 def plan_embed(shape: EncoderShape, texts: str, config: EmbedConfig) -> Plan:

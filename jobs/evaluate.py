@@ -90,7 +90,7 @@ def evaluate(
             encoding, names, data, output, calibration, settings, query_encoder=query_encoder, cache=cache
         )
 
-    run(work, address=address, as_json=as_json, show=show_scores)
+    run(work, output=output, address=address, as_json=as_json, show=show_scores)
 
 
 def benchmark_names(listed: str) -> list[str]:

@@ -18,7 +18,7 @@ def export(
     """Write the encoder of a kept checkpoint."""
     from ccp_ray.checkpoint_export import export_checkpoint  # torch only where it is used
 
-    run(lambda: export_checkpoint(training, step, output), address=None, as_json=as_json)
+    run(lambda: export_checkpoint(training, step, output), output=output, address=None, as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def finetune(
     if plan:
         show_plan(lambda: plan_finetune(settings), as_json)
     else:
-        run(lambda: finetune_job.finetune(output, settings), address=address, as_json=as_json)
+        run(lambda: finetune_job.finetune(output, settings), output=output, address=address, as_json=as_json)
 
 
 if __name__ == "__main__":

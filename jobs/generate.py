@@ -27,7 +27,7 @@ def generate(
     if plan:
         show_plan(lambda: plan_generate(settings), as_json)
     else:
-        run(lambda: generate_documents(output, settings), address=address, as_json=as_json)
+        run(lambda: generate_documents(output, settings), output=output, address=address, as_json=as_json)
 
 
 def plan_generate(config: LanguagesConfig) -> Plan:

@@ -42,6 +42,7 @@ def index(
     else:
         run(
             lambda: build_index(embeddings, output, settings, calibration, reuse or ()),
+            output=output,
             address=address,
             as_json=as_json,
         )

@@ -35,10 +35,10 @@ def mine(
     if plan:
         show_plan(lambda: plan_mine(settings, encoder, passages, index), as_json)
     elif index is not None:
-        run(lambda: mine_index(index, output, settings), address=address, as_json=as_json)
+        run(lambda: mine_index(index, output, settings), output=output, address=address, as_json=as_json)
     else:
         asked = encoder or "", passages or ""
-        run(lambda: mine_passages(*asked, output, settings), address=address, as_json=as_json)
+        run(lambda: mine_passages(*asked, output, settings), output=output, address=address, as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def passages(
     if plan:
         show_plan(lambda: plan_passages(squad, settings), as_json)
     else:
-        run(lambda: make_passages(squad, output, settings), address=address, as_json=as_json)
+        run(lambda: make_passages(squad, output, settings), output=output, address=address, as_json=as_json)
 
 
 def plan_passages(squad: str, config: PassagesConfig) -> Plan:

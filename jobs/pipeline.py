@@ -218,7 +218,7 @@ def pipeline_command(
     if plan:
         show_plan(lambda: plan_pipeline(recipe), as_json)
     else:
-        run(lambda: pipeline(recipe, output), address=address, as_json=as_json)
+        run(lambda: pipeline(recipe, output), output=output, address=address, as_json=as_json)
 
 
 def recipe_names() -> list[str]:

@@ -30,7 +30,7 @@ def prepare(
     if plan:
         show_plan(lambda: plan_prepare(documents), as_json)
     else:
-        run(lambda: make_corpus(documents, output, settings), address=address, as_json=as_json)
+        run(lambda: make_corpus(documents, output, settings), output=output, address=address, as_json=as_json)
 
 
 def plan_prepare(documents: list[str]) -> Plan:

@@ -27,7 +27,7 @@ def pretrain(
     if plan:
         show_plan(lambda: plan_pretrain(corpus, settings), as_json)
     else:
-        run(lambda: pretrain_job.pretrain(corpus, output, settings), address=address, as_json=as_json)
+        run(lambda: pretrain_job.pretrain(corpus, output, settings), output=output, address=address, as_json=as_json)
 
 
 def plan_pretrain(corpus: str, config: PretrainConfig) -> Plan:

@@ -19,7 +19,7 @@ from ccp_ray.progress import say
 from ccp_ray.run_files import run_writer, trec_lines, write_run
 from ccp_ray.search import Hit, Index
 from ccp_ray.session import ray_session
-from jobs.command import Address, AsJson, main, native_noise_aside, reported
+from jobs.command import Address, AsJson, cluster_session, main, native_noise_aside, reported
 
 Queries = Annotated[
     list[str] | None,
@@ -95,7 +95,8 @@ def _opened(uri: str, actors: int | None, address: str | None) -> Iterator[Index
         with Index.open(uri) as index:
             yield index
     else:
-        with native_noise_aside(), ray_session(address), Index.open(uri, actors=actors or 0) as index:
+        session = cluster_session(address, uri, writes=False) if address else ray_session()
+        with native_noise_aside(), session, Index.open(uri, actors=actors or 0) as index:
             yield index
 
 

@@ -18,7 +18,7 @@ def untrained(
     """Write an encoder of the same shape with random weights, as a baseline."""
     from ccp_ray import untrained as module  # torch only where it is used
 
-    run(lambda: module.untrained(encoder, output, seed), address=None, as_json=as_json)
+    run(lambda: module.untrained(encoder, output, seed), output=output, address=None, as_json=as_json)
 
 
 if __name__ == "__main__":

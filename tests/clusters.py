@@ -42,14 +42,17 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def started_cluster(dashboard: bool = False, own: Mapping[str, str] | None = None) -> Iterator[Cluster]:
-    """A head node of two CPUs that demands a token. own: what the nodes' environment has besides, and clients not."""
+def started_cluster(
+    dashboard: bool = False, own: Mapping[str, str] | None = None, more: Mapping[str, str] | None = None
+) -> Iterator[Cluster]:
+    """A head node of two CPUs that demands a token. own: what the nodes' environment has besides; more: clients' too."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
     # Ray's sockets lie below: a path of pytest's would be longer than a socket's name may be.
     folder = tempfile.mkdtemp(prefix="ccp-ray-")
     environment = clean | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_TMPDIR": folder}
     # A node that died is missed after two seconds, not fifteen.
     environment |= {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "4"}
+    environment |= more or {}
     port = free_port()
     head = ["--head", f"--port={port}", f"--ray-client-server-port={free_port()}"]
     head += [f"--include-dashboard={str(dashboard).lower()}"]

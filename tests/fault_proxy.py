@@ -9,6 +9,7 @@ was done to it. Faults of a request:
     torn_request   half of the body is forwarded, then both connections are closed
     lost_answer    the server does it all, the answer never arrives
     late_answer    the same, and the connection stays open until the client gives up
+    old_answer     the answer's Date is that of a clock an hour behind
     cut_answer     half of the answer's body arrives, then the connection is closed
     flipped_bit    one bit of the answer's body is another one
 """
@@ -16,9 +17,12 @@ was done to it. Faults of a request:
 from __future__ import annotations
 
 import contextlib
+import datetime
+import email.utils
 import http.client
 import http.server
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,6 +36,7 @@ REFUSALS = {
     "503": "SlowDown",
 }
 TRANSIENT = ("500", "503", "cut_request", "torn_request", "lost_answer", "cut_answer")
+_HOUR = datetime.timedelta(hours=1)
 _HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "content-length"}  # of one connection, or set anew
 
 
@@ -97,13 +102,15 @@ class FaultProxy:
 
 
 @contextlib.contextmanager
-def fault_proxy(server: str) -> Iterator[FaultProxy]:
-    """A running proxy in front of an endpoint."""
+def fault_proxy(server: str, tls: ssl.SSLContext | None = None) -> Iterator[FaultProxy]:
+    """A running proxy in front of an endpoint. tls: what it answers https:// with."""
     proxy = FaultProxy(server)
     handler = type("Handler", (_Handler,), {"proxy": proxy})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as listener:
         listener.daemon_threads = True
-        proxy.endpoint = f"http://127.0.0.1:{listener.server_port}"
+        proxy.endpoint = f"http{'s' * (tls is not None)}://127.0.0.1:{listener.server_port}"
+        if tls is not None:
+            listener.socket = tls.wrap_socket(listener.socket, server_side=True)
         thread = threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         try:
@@ -162,6 +169,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = _flipped(answer.body) if fault == "flipped_bit" else answer.body
         self.send_response_only(answer.status)
         for name, value in answer.headers:
+            if fault == "old_answer" and name.lower() == "date":
+                value = email.utils.format_datetime(email.utils.parsedate_to_datetime(value) - _HOUR)
             if name.lower() not in _HOP or (name.lower() == "content-length" and self.command == "HEAD"):
                 self.send_header(name, value)
         if self.command != "HEAD" and answer.status != 204:

@@ -56,7 +56,7 @@ def test_a_store_that_refuses(rclone_bucket, monkeypatch):
 
 
 def test_a_store_whose_clock_is_off(moto_bucket, monkeypatch):
-    monkeypatch.setattr("ccp_ray.storage_s3.S3Store.server_date", lambda *_: "Mon, 01 Jan 2024 00:00:00 GMT")
+    monkeypatch.setattr("ccp_ray.storage_s3.S3Store.clock", lambda _: 1704067200.0)
     check = by_name(module._store(moto_bucket.uri))["store clock"]
     assert check.ok is False
     assert "set the clocks" in render([check])
@@ -71,7 +71,7 @@ def test_a_store_that_gives_back_other_bytes(tmp_path, monkeypatch):
 
 def test_a_cluster_that_is_not_there(monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
-    check = module._ray(f"127.0.0.1:{free_port()}")
+    (check,) = module._ray(f"127.0.0.1:{free_port()}")
     assert check.ok is False
     assert "nobody answers there" in check.detail
     assert "check the address" in render([check])

@@ -182,7 +182,7 @@ def test_a_copy_of_an_object_that_is_gone_or_altered_says_so(root_uri, tmp_path)
 
 def test_entries_are_plain_json(tmp_path):
     ledger = Ledger(LocalStore(tmp_path))
-    ledger.commit("0", Entry(rows=2, files=[FileRecord(path="x", bytes=1, sha256="00")]))
+    ledger.commit("0", Entry(rows=2, files=[FileRecord(path="x", bytes=1, sha256="0" * 64)]))
     entry = json.loads((tmp_path / "_ledger" / "0.json").read_text())
     assert (entry["rows"], entry["quarantined"], entry["info"]) == (2, 0, {})
-    assert entry["files"][0].items() >= {"path": "x", "bytes": 1, "sha256": "00"}.items()
+    assert entry["files"][0].items() >= {"path": "x", "bytes": 1, "sha256": "0" * 64}.items()

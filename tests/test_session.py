@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from s3_servers import free_port
 
-from ccp_ray import session
+from ccp_ray import ray_token, session
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,16 +38,25 @@ def test_a_session_within_a_session_is_the_same_one():
     assert ray.is_initialized()
 
 
-def test_a_local_ray_is_private_quiet_and_gone_afterwards():
-    code = """
+@pytest.mark.parametrize("host", ["", "import ray, ray.data"], ids=["ours alone", "a host that imported ray before"])
+def test_a_local_ray_is_private_quiet_and_gone_afterwards(host: str, tmp_path: Path):
+    code = f"""
+{host}
 import os, socket
 from ccp_ray.session import ray_session, cluster_cpus
 with ray_session(cpus=1):
-    import ray
+    import grpc, ray
     assert cluster_cpus() == 1
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
     assert ray.get(ray.remote(lambda: 41 + 1).remote()) == 42
     address = ray.get_runtime_context().gcs_address
+    ask = grpc.insecure_channel(address).unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")
+    for token in (None, "0" * 64, os.environ["RAY_AUTH_TOKEN"]):
+        try:
+            ask(b"", metadata=[("authorization", f"Bearer {{token}}")] if token else [], timeout=20)
+            print("let in")
+        except grpc.RpcError as error:
+            print(error.code().name)
 assert not ray.is_initialized()
 host, port = address.split(":")
 try:
@@ -56,10 +65,41 @@ try:
 except ConnectionRefusedError:
     print("gone")
 """
-    done = run(code, RAY_ADDRESS="127.0.0.1:1")  # no --address means a local Ray, whatever the shell says
+    # No --address means a local Ray, whatever the shell says.
+    done = run(code, RAY_ADDRESS="127.0.0.1:1", HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "gone\n"
+    assert done.stdout == "UNAUTHENTICATED\nUNAUTHENTICATED\nlet in\ngone\n"
     assert done.stderr == ""
+    assert not (tmp_path / ".ray").exists()  # the token is in no file
+
+
+def test_a_local_token_is_forgotten_before_a_cluster_is_joined(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ray_token, "_read_again", lambda: None)
+    for name in ("_made", "_mode_was_set"):
+        monkeypatch.setattr(ray_token, name, "")
+    for mode in (None, "token"):
+        for name in (ray_token.MODE, ray_token.TOKEN, ray_token.PATH):
+            monkeypatch.delenv(name, raising=False)
+        if mode:
+            monkeypatch.setenv(ray_token.MODE, mode)
+        ray_token.demand_token()
+        made = os.environ[ray_token.TOKEN]
+        ray_token.demand_token()
+        assert (os.environ[ray_token.MODE], os.environ[ray_token.TOKEN]) == ("token", made)
+        ray_token.forget_token()
+        assert (os.environ.get(ray_token.MODE), ray_token.TOKEN in os.environ) == (mode, False)
+    monkeypatch.setenv(ray_token.TOKEN, "the user's own")
+    ray_token.demand_token()
+    ray_token.forget_token()
+    assert os.environ[ray_token.TOKEN] == "the user's own"
+
+
+def test_a_ray_without_a_token_is_a_persons_decision_and_said(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setenv(ray_token.MODE, "disabled")
+    monkeypatch.delenv(ray_token.TOKEN, raising=False)
+    ray_token.demand_token()
+    assert ray_token.TOKEN not in os.environ
+    assert "can run code in its Ray" in capsys.readouterr().err
 
 
 def test_an_address_where_nothing_is_gives_one_line():

@@ -107,7 +107,7 @@ def plain_build(file: str, factory: str, folder: str, checked: bool) -> float:
     data = Path(file).read_bytes()
     if checked:
         hashlib.sha256(data).hexdigest()
-    vectors_ND = unit(np.load(io.BytesIO(data)))
+    vectors_ND = unit(np.load(io.BytesIO(data), allow_pickle=False))
     built = faiss.index_factory(vectors_ND.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
     if not built.is_trained:
         chosen = np.random.default_rng(0).choice(len(vectors_ND), trained_rows(len(vectors_ND)), replace=False)

@@ -1,0 +1,37 @@
+"""What an endpoint's address may be: without credentials; and without encryption only with a word about it.
+
+An address is written where credentials are not: into errors, into the environment of a cluster's workers and so into
+Ray's metadata of the job. Plain http:// beyond this machine is common within a private network and is not refused, but
+said once: requests are signed and the secret key does not travel, but all data does, and nobody signs the answers.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from ccp_ray.errors import UsageError
+from ccp_ray.progress import say
+
+_said: set[str] = set()
+
+
+def checked_endpoint(url: str) -> str:
+    """The address. Raises UsageError, without showing it, where it holds a user name or a password."""
+    parts = urlsplit(url)
+    if "@" in parts.netloc or parts.query:
+        raise UsageError(
+            "AWS_ENDPOINT_URL (or the profile's endpoint_url): holds a user, a password or a query; expected "
+            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]} alone. Credentials come from the standard AWS chain"
+        )
+    if parts.scheme == "http" and parts.hostname and not _is_here(parts.hostname) and url not in _said:
+        _said.add(url)
+        say(f"ccp-ray: {url} is not encrypted: whoever is on the way can read and alter what is stored; use https://")
+    return url
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
