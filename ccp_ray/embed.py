@@ -27,6 +27,7 @@ from ccp_ray.errors import DataError
 from ccp_ray.faults import reach
 from ccp_ray.ledger import Entry, Ledger, put_bytes
 from ccp_ray.model_source import model_reference
+from ccp_ray.piece_telemetry import PieceTelemetry
 from ccp_ray.pieces import collect, done_in_order, outstanding
 from ccp_ray.progress import Meter, say
 from ccp_ray.rows import Imported, import_rows, texts_reference
@@ -83,14 +84,17 @@ def _run(
     pieces = {piece.name: piece for piece in plan}
     done: dict[str, Entry] = {}
     if left:
-        with Meter("embed", len(pieces), "pieces", len(pieces) - len(left)) as meter:
+        before = len(pieces) - len(left)
+        meter = Meter("embed", len(pieces), "pieces", before)
+        with meter, PieceTelemetry(target.uri, "pieces", len(pieces), before) as telemetry:
 
             def accept(name: str, entry: Entry) -> None:
                 done[name] = entry
                 meter.update(note=f"{entry.rows} rows")
                 reach("embed.collected")
 
-            collect(_stream([pieces[name] for name in left], encoder.uri, target.uri, config), target, accept)
+            stream = _stream([pieces[name] for name in left], encoder.uri, target.uri, config)
+            collect(telemetry.through(stream), target, accept)
     return done_in_order(Ledger(target.store, LEDGER), pieces, done)
 
 

@@ -140,6 +140,7 @@ class Encode:
             "tokens": real,
             "padded": padded,
             "seconds": seconds,
+            "ready": time.time(),
             "token_limit": self.encoder.token_limit,
         }
 
@@ -152,7 +153,7 @@ def commit_piece(row: dict[str, Any], output: str) -> dict[str, Any]:
         store = open_store(output)
         entry = _write(row, output)
         reach("embed.written")
-        committed = commit(Ledger(store, LEDGER), row["name"], entry)
+        committed = commit(Ledger(store, LEDGER), row["name"], entry, row["ready"])
         reach("embed.committed")
         return committed
     except CcpError as error:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ from ccp_ray.artifact import Output, stopped
 from ccp_ray.errors import CcpError, DamagedError, DataError, UsageError, carry, raise_carried
 from ccp_ray.faults import reach
 from ccp_ray.ledger import Entry, Ledger
+from ccp_ray.piece_telemetry import LAG, ROWS, PieceTelemetry
+from ccp_ray.process_metrics import observe_lag
 from ccp_ray.progress import Meter
 from ccp_ray.storage import Store, open_store, storage_full
 
@@ -57,12 +60,13 @@ def run_pieces(
         def task(row: dict[str, Any]) -> dict[str, Any]:
             try:
                 store = open_store(output_uri)
-                ready = settled(store, ledger_folder, row["name"])
-                if ready is not None:
-                    return ready
+                over = settled(store, ledger_folder, row["name"])
+                if over is not None:
+                    return over
                 entry = work(row["name"], row["payload"])
+                ready = time.time()
                 reach("piece.worked")
-                return commit(Ledger(store, ledger_folder), row["name"], entry)
+                return commit(Ledger(store, ledger_folder), row["name"], entry, ready)
             except CcpError as error:
                 return {"name": row["name"], "entry": "", "error": carry(error)}
             except OSError as error:
@@ -75,7 +79,9 @@ def run_pieces(
         items = [{"name": name, "payload": plan[name]} for name in todo]
         dataset = ray.data.from_items(items, override_num_blocks=len(items))
         dataset = dataset.map(task, num_cpus=cpus, num_gpus=gpus or None)
-        with Meter(stage, total=len(plan), unit="pieces", done=len(plan) - len(todo)) as meter:
+        before = len(plan) - len(todo)
+        meter = Meter(stage, total=len(plan), unit="pieces", done=before)
+        with meter, PieceTelemetry(output.uri, stage, len(plan), before) as telemetry:
 
             def accept(name: str, entry: Entry) -> None:
                 done[name] = entry
@@ -83,7 +89,7 @@ def run_pieces(
                 if check:
                     check(done)
 
-            collect(dataset.iter_rows(), output, accept)
+            collect(telemetry.through(dataset.iter_rows()), output, accept)
     return done_in_order(ledger, plan, done)
 
 
@@ -109,11 +115,16 @@ def settled(store: Store, ledger_folder: str, name: str) -> dict[str, Any] | Non
     return NOT_BEGUN | {"name": name} if stopped(store) else None
 
 
-def commit(ledger: Ledger, name: str, entry: Entry) -> dict[str, Any]:
-    """Commit a piece; what `collect` reads. Where another writer was first, its entry stands."""
+def commit(ledger: Ledger, name: str, entry: Entry, ready: float) -> dict[str, Any]:
+    """Commit a piece; what `collect` reads. Where another writer was first, its entry stands.
+
+    ready: when there was all that it needed (seconds since 1970); the lag from then on is measured.
+    """
     if not ledger.commit(name, entry):
         entry = ledger.read(name)
-    return {"name": name, "entry": entry.model_dump_json(), "error": ""}
+    lag = max(0.0, time.time() - ready)
+    observe_lag(ledger.store.root, ledger.folder.rpartition("/")[2], lag)
+    return {"name": name, "entry": entry.model_dump_json(), "error": "", LAG: lag, ROWS: entry.rows}
 
 
 def done_in_order(ledger: Ledger, plan: Iterable[str], seen: Mapping[str, Entry]) -> dict[str, Entry]:

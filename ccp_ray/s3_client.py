@@ -19,6 +19,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from ccp_ray.storage_base import TEMPORARY
+from ccp_ray.store_events import watch_requests
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -49,7 +50,8 @@ def client() -> S3Client:
     scope = _scope()
     with _lock:
         if scope not in _clients:
-            _clients[scope] = _new_client()
+            _clients[scope] = made = _new_client()
+            watch_requests(made)
         return _clients[scope]
 
 
