@@ -13,6 +13,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
+from ccp_ray.artifact import JOB
 from ccp_ray.config import StrictModel
 from ccp_ray.errors import DamagedError
 from ccp_ray.ledger import Ledger
@@ -63,8 +64,11 @@ class Standing(NamedTuple):
         return dict(sorted((stage.name, stage.committed) for stage in self.stages if stage.committed))
 
 
-def standing(store: Store, now: float | None = None) -> Standing:
-    """How far the output at this root is. now: seconds since 1970. Raises DamagedError for an unreadable plan."""
+def standing(store: Store, now: float | None = None, seen: float | None = None) -> Standing:
+    """How far the output at this root is. now: seconds since 1970. seen: when a sign of life was, besides what is here.
+
+    Raises DamagedError for an unreadable plan.
+    """
     now = time.time() if now is None else now
     ledger = Ledger(store)
     commits: dict[str, dict[str, float]] = {}
@@ -79,7 +83,8 @@ def standing(store: Store, now: float | None = None) -> Standing:
     stages = [_stage(name, commits.get(name, {}), plans.get(name), copied) for name in names]
     last = max((when for times in commits.values() for when in times.values()), default=None)
     idle_s = None if last is None else max(0.0, now - last)
-    return Standing(stages, _quarantined(store, ledger, commits), idle_s, _active(now, commits, began))
+    signs = [*began.values(), *(info.modified for info in store.list(JOB)), *([] if seen is None else [seen])]
+    return Standing(stages, _quarantined(store, ledger, commits), idle_s, _active(now, commits, signs))
 
 
 def _plans(store: Store) -> Iterator[tuple[str, Plan]]:
@@ -118,14 +123,14 @@ def recent_speed(commits: list[tuple[float, int]], begun: float) -> float | None
     return sum(rows for when, rows in commits if when > since) / span if span > 0 else None
 
 
-def _active(now: float, commits: Mapping[str, Mapping[str, float]], began: Mapping[str, float]) -> bool:
+def _active(now: float, commits: Mapping[str, Mapping[str, float]], signs: Collection[float]) -> bool:
     """Whether the last sign of life is no older than the gaps between commits of the stage at work let expect."""
-    if not began:
+    if not signs:
         return False
     when = sorted(max(commits.values(), key=lambda times: max(times.values())).values()) if commits else []
     gaps = sorted(later - earlier for earlier, later in itertools.pairwise(when))
     usual = gaps[int(0.9 * (len(gaps) - 1))] if gaps else 0.0  # workers in step commit in bursts; pauses are rare
-    return now - max([*began.values(), *when[-1:]]) <= max(_SILENT_S, _SILENT_GAPS * usual)
+    return now - max([*signs, *when[-1:]]) <= max(_SILENT_S, _SILENT_GAPS * usual)
 
 
 def _quarantined(store: Store, ledger: Ledger, commits: Mapping[str, Mapping[str, float]]) -> int:

@@ -43,6 +43,7 @@ from jobs.generate import plan_generate
 from jobs.memory import EncoderShape
 from jobs.pipeline_curve import PipelineCurve, background_curve
 from jobs.pipeline_report import Finished, report
+from jobs.pipeline_stages import planned_stages, write_stages
 from jobs.plan import Plan, architecture_shape, duration, prepare_plan, pretrain_plan, source_shape
 from jobs.pretrain import planned_workers
 from jobs.usage import PeakMemory
@@ -122,6 +123,7 @@ class Stages:
 def pipeline(config: PipelineConfig, output: str) -> Artifact:
     """Run every stage that is not finished. Returns the report's artifact."""
     stages = Stages(output)
+    write_stages(stages.output, planned_stages(config))
     run_stages(config, stages)
     return report(config.title, stages.finished, config, f"{stages.output}/report")
 
