@@ -22,10 +22,11 @@ from ccp_ray.corpus import Corpus
 from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.embed_plan import Piece, corpus_plan, imported_plan
 from ccp_ray.embed_reuse import reuse_pieces
-from ccp_ray.embed_stream import LEDGER, Encode, Tokenise, commit_piece
+from ccp_ray.embed_stream import LEDGER, STAGE, Encode, Tokenise, commit_piece
 from ccp_ray.errors import DataError
 from ccp_ray.faults import reach
 from ccp_ray.ledger import Entry, Ledger, put_bytes
+from ccp_ray.log_fields import log_fields
 from ccp_ray.model_source import model_reference
 from ccp_ray.piece_telemetry import PieceTelemetry
 from ccp_ray.pieces import collect, done_in_order, outstanding
@@ -86,7 +87,11 @@ def _run(
     if left:
         before = len(pieces) - len(left)
         meter = Meter("embed", len(pieces), "pieces", before)
-        with meter, PieceTelemetry(target.uri, "pieces", len(pieces), before) as telemetry:
+        with (
+            log_fields(run=target.uri, stage=STAGE),
+            meter,
+            PieceTelemetry(target.uri, STAGE, len(pieces), before) as telemetry,
+        ):
 
             def accept(name: str, entry: Entry) -> None:
                 done[name] = entry

@@ -24,9 +24,10 @@ from ccp_ray.artifact import Output, stopped
 from ccp_ray.errors import CcpError, DamagedError, DataError, UsageError, carry, raise_carried
 from ccp_ray.faults import reach
 from ccp_ray.ledger import Entry, Ledger
+from ccp_ray.log_fields import log_fields
 from ccp_ray.piece_telemetry import LAG, ROWS, PieceTelemetry
 from ccp_ray.process_metrics import observe_lag
-from ccp_ray.progress import Meter
+from ccp_ray.progress import Meter, say
 from ccp_ray.storage import Store, open_store, storage_full
 
 Work = Callable[[str, Any], Entry]
@@ -58,22 +59,23 @@ def run_pieces(
         import ray.data
 
         def task(row: dict[str, Any]) -> dict[str, Any]:
-            try:
-                store = open_store(output_uri)
-                over = settled(store, ledger_folder, row["name"])
-                if over is not None:
-                    return over
-                entry = work(row["name"], row["payload"])
-                ready = time.time()
-                reach("piece.worked")
-                return commit(Ledger(store, ledger_folder), row["name"], entry, ready)
-            except CcpError as error:
-                return {"name": row["name"], "entry": "", "error": carry(error)}
-            except OSError as error:
-                full = storage_full(error)
-                if full is None:
-                    raise
-                return {"name": row["name"], "entry": "", "error": carry(full)}
+            with log_fields(run=output_uri, stage=stage, piece=row["name"]):
+                try:
+                    store = open_store(output_uri)
+                    over = settled(store, ledger_folder, row["name"])
+                    if over is not None:
+                        return over
+                    entry = work(row["name"], row["payload"])
+                    ready = time.time()
+                    reach("piece.worked")
+                    return commit(Ledger(store, ledger_folder), row["name"], entry, stage, ready)
+                except CcpError as error:
+                    return failed(row["name"], error)
+                except OSError as error:
+                    full = storage_full(error)
+                    if full is None:
+                        raise
+                    return failed(row["name"], full)
 
         output_uri, ledger_folder = output.uri, ledger.folder
         items = [{"name": name, "payload": plan[name]} for name in todo]
@@ -81,7 +83,8 @@ def run_pieces(
         dataset = dataset.map(task, num_cpus=cpus, num_gpus=gpus or None)
         before = len(plan) - len(todo)
         meter = Meter(stage, total=len(plan), unit="pieces", done=before)
-        with meter, PieceTelemetry(output.uri, stage, len(plan), before) as telemetry:
+        telemetry = PieceTelemetry(output.uri, stage, len(plan), before)
+        with log_fields(run=output.uri, stage=stage), meter, telemetry:
 
             def accept(name: str, entry: Entry) -> None:
                 done[name] = entry
@@ -115,7 +118,13 @@ def settled(store: Store, ledger_folder: str, name: str) -> dict[str, Any] | Non
     return NOT_BEGUN | {"name": name} if stopped(store) else None
 
 
-def commit(ledger: Ledger, name: str, entry: Entry, ready: float) -> dict[str, Any]:
+def failed(name: str, error: CcpError) -> dict[str, Any]:
+    """What a task returns for a piece that ended with an error that a person can act on; also told where it was."""
+    say(str(error), level="error")
+    return {"name": name, "entry": "", "error": carry(error)}
+
+
+def commit(ledger: Ledger, name: str, entry: Entry, stage: str, ready: float) -> dict[str, Any]:
     """Commit a piece; what `collect` reads. Where another writer was first, its entry stands.
 
     ready: when there was all that it needed (seconds since 1970); the lag from then on is measured.
@@ -123,7 +132,8 @@ def commit(ledger: Ledger, name: str, entry: Entry, ready: float) -> dict[str, A
     if not ledger.commit(name, entry):
         entry = ledger.read(name)
     lag = max(0.0, time.time() - ready)
-    observe_lag(ledger.store.root, ledger.folder.rpartition("/")[2], lag)
+    observe_lag(ledger.store.root, stage, lag)
+    say(f"committed, {entry.rows:,} rows", rows=entry.rows, lag_s=round(lag, 3))
     return {"name": name, "entry": entry.model_dump_json(), "error": "", LAG: lag, ROWS: entry.rows}
 
 

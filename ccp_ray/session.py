@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ccp_ray.errors import CcpError
+from ccp_ray.log_fields import VARIABLE as LOGS
 
 # Read by Ray when it is imported or when its processes start, so they are set before `import ray`.
 _ENVIRONMENT = {
@@ -159,7 +160,7 @@ def largest_node(resource: str) -> float:
 
 def _worker_environment() -> dict[str, str]:
     """What workers elsewhere need to know; never a credential: nodes have their own chain."""
-    names = [*_ENVIRONMENT, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"]
+    names = [*_ENVIRONMENT, LOGS, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"]
     return {name: os.environ[name] for name in names if name in os.environ}
 
 

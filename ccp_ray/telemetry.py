@@ -120,7 +120,7 @@ class Telemetry:
             self.store.write(f"{prefix}/{events}", _events(self._waiting))
         except (StoreError, OSError) as error:  # OSError: of the temporary folder
             # Training goes on: its own writes to the same store decide whether it can.
-            say(f"telemetry: {len(self._waiting)} rows wait, {error}")
+            say(f"telemetry: {len(self._waiting)} rows wait, {error}", level="warning")
             return
         self._waiting.clear()
         self._number += 1

@@ -16,6 +16,7 @@ from ccp_ray.board import Board, Watch
 from ccp_ray.combinations import check_hardware
 from ccp_ray.config import StrictModel
 from ccp_ray.errors import CcpError, UsageError
+from ccp_ray.log_fields import log_fields
 from ccp_ray.progress import Meter, say
 from ccp_ray.telemetry import Telemetry
 from ccp_ray.training_config import TrainingConfig, even_world
@@ -74,6 +75,7 @@ def train(
             work,
             train_loop_config={
                 **arguments,
+                "stage": name,
                 "output": output,
                 "board": board,
                 "threads": config.resources.cpus_per_worker,
@@ -93,7 +95,7 @@ def train(
             ),
         )
         meter, telemetry = Meter(name, steps, "steps"), Telemetry(output)
-        with meter, telemetry, Watch(board, meter, telemetry):
+        with log_fields(run=output, stage=name), meter, telemetry, Watch(board, meter, telemetry):
             try:
                 trainer.fit()
             except Exception as error:

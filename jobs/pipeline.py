@@ -30,6 +30,7 @@ from ccp_ray.errors import UsageError
 from ccp_ray.generate import generate
 from ccp_ray.index import IndexConfig, index
 from ccp_ray.languages import LanguagesConfig
+from ccp_ray.log_fields import log_fields
 from ccp_ray.prepare import PrepareConfig, prepare
 from ccp_ray.pretrain_config import PretrainConfig
 from ccp_ray.pretrain_job import initial_encoder, pretrain, starting_source
@@ -111,7 +112,7 @@ class Stages:
     def run(self, name: str, work: Callable[[str], Artifact]) -> Artifact:
         started = time.monotonic()
         place = f"{self.output}/{name}"
-        with PeakMemory() as peak, _named(name):
+        with PeakMemory() as peak, _named(name), log_fields(run=place, stage=name):
             skipped = find_artifact(place) is not None
             artifact = work(place)
         seconds = time.monotonic() - started

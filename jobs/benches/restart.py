@@ -2,12 +2,14 @@
 
 An output as `embed` leaves it when it is killed: the request, a plan of pieces, and ledger entries of every other one,
 each with the files and counts that a real entry has. Timed is what a new run does with a plan: open the output, and
-`outstanding`, which leaves the plan there and lists the ledger. On local disk, and on `rclone serve s3` on loopback.
+`outstanding`, which leaves the plan there and lists the ledger; and what `ccp-ray status` does. On local disk, and on
+`rclone serve s3` on loopback.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from ccp_ray.ledger import Entry, FileRecord, Ledger
 from ccp_ray.pieces import outstanding
 from jobs.benches.figures import Figure, interleaved, median, report
 from jobs.loopback import s3_bucket
+from jobs.status import look
 
 _STAGE = "pieces"
 _THREADS = 16
@@ -34,9 +37,14 @@ def restart_bench(pieces: int, rounds: int) -> dict[str, Any]:
     for kind in ("local disk", "S3"):
         with _root(kind) as root:
             _half_done(root, names)
-            measured[kind] = interleaved({kind: lambda root=root: _seconds(root, names)}, rounds, f"restart, {kind}")  # type: ignore[misc]
-        what = f"{pieces:,} pieces, half committed: what is left, {kind}"
-        figures.append(Figure(what, median(measured[kind], kind), "s", at_most=5.0))
+            contenders = {
+                "what is left": functools.partial(_seconds, root, names),
+                "status": functools.partial(_status_seconds, root, len(names[::2])),
+            }
+            measured[kind] = interleaved(contenders, rounds, f"restart, {kind}")
+        for what, at_most in (("what is left", 5.0), ("status", 3.0)):
+            label = f"{pieces:,} pieces, half committed: {what}, {kind}"
+            figures.append(Figure(label, median(measured[kind], what), "s", at_most=at_most))
     return report(figures, pieces=pieces, seconds=measured)
 
 
@@ -76,6 +84,15 @@ def _seconds(root: str, names: list[str]) -> float:
     seconds = time.perf_counter() - started
     if sorted(left) != names[1::2]:
         raise CcpError(f"{root}: {len(left)} pieces are said to be left, expected {len(names) // 2}")
+    return seconds
+
+
+def _status_seconds(root: str, committed: int) -> float:
+    started = time.perf_counter()
+    (row,) = look(root, {})
+    seconds = time.perf_counter() - started
+    if row["committed"] != {_STAGE: committed}:
+        raise CcpError(f"{root}: status says {row['committed']}, expected {committed:,} pieces")
     return seconds
 
 
