@@ -115,13 +115,14 @@ def _stream(todo: list[Piece], encoder: str, output: str, config: EmbedConfig) -
     models = ActorPoolStrategy(min_size=least, max_size=most)
     # Two beside each model keep up with it; without a bound each waiting piece starts a process.
     uploads = TaskPoolStrategy(min(2 * most, len(todo)))
-    return (
+    dataset = (
         ray.data.from_items([piece._asdict() for piece in todo], override_num_blocks=len(todo))
         .map(Tokenise, fn_constructor_args=actor, compute=readers, num_cpus=0.2)
         .map(Encode, fn_constructor_args=actor, compute=models, **placement)
         .map(commit_piece, fn_kwargs={"output": output}, compute=uploads, num_cpus=0.1)
-        .iter_rows()
     )
+    dataset.set_name(STAGE)
+    return dataset.iter_rows()
 
 
 def _sizes(config: EmbedConfig, pieces: int, rows: int) -> tuple[bool, tuple[int, int], int]:

@@ -77,10 +77,12 @@ def run_pieces(
                         raise
                     return failed(row["name"], full)
 
+        task.__name__ = stage  # what Ray's dashboard calls the operator: Map(tokens)
         output_uri, ledger_folder = output.uri, ledger.folder
         items = [{"name": name, "payload": plan[name]} for name in todo]
         dataset = ray.data.from_items(items, override_num_blocks=len(items))
         dataset = dataset.map(task, num_cpus=cpus, num_gpus=gpus or None)
+        dataset.set_name(f"{output.request.kind}_{stage}")
         before = len(plan) - len(todo)
         meter = Meter(stage, total=len(plan), unit="pieces", done=before)
         telemetry = PieceTelemetry(output.uri, stage, len(plan), before)
