@@ -33,6 +33,9 @@ def status(
     uri: str,
     follow_: Annotated[bool, typer.Option("--follow", "-f", help="Look again until all is finished.")] = False,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 5.0,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="List every piece of large outputs on S3, and do not take the job's word.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the artifacts at and below a URI and how far each is: pieces, rows, speed, time left, rows put aside."""
@@ -40,9 +43,9 @@ def status(
         if follow_:
             known: dict[str, Row] = {}
             shown = _shown_json if as_json else shown_live() or shown_plain
-            follow(lambda: look(uri, known), shown, every)
+            follow(lambda: look(uri, known, exact), shown, every)
             return
-        rows = look(uri, {})
+        rows = look(uri, {}, exact)
     if as_json:
         print_json({"status": rows})
         return
@@ -58,7 +61,7 @@ def _shown_json(looks: Iterator[list[Row]]) -> None:
         print_json({"status": rows})
 
 
-def look(uri: str, known: dict[str, Row]) -> list[Row]:
+def look(uri: str, known: dict[str, Row], exact: bool = False) -> list[Row]:
     """A row for each output at and below a URI; of a pipeline also for the stages that have not begun.
 
     known: finished ones of earlier looks by URI, which are not read again; it is added to. Raises UsageError where
@@ -66,7 +69,7 @@ def look(uri: str, known: dict[str, Row]) -> list[Row]:
     """
     store = open_store(uri)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        rows = list(pool.map(lambda place: known.get(place) or _looked_at(place), _places(store)))
+        rows = list(pool.map(lambda place: known.get(place) or _looked_at(place, exact), _places(store)))
     rows = [row for row in rows if row]
     if not rows:
         raise UsageError(f"{uri}: no artifact and no job here")
@@ -84,14 +87,14 @@ def _places(store: Store) -> list[str]:
         return [place for places in found for place in places]
 
 
-def _looked_at(uri: str) -> Row:
+def _looked_at(uri: str, exact: bool) -> Row:
     try:
-        return describe(uri)
+        return describe(uri, exact)
     except FileNotFoundError:  # not begun; or a job that its input refused took its output away meanwhile
         return {"uri": uri, "kind": None, "state": "waiting"}
 
 
-def describe(uri: str) -> Row:
+def describe(uri: str, exact: bool = False) -> Row:
     """State, kind and figures of one output. Raises FileNotFoundError where there is none."""
     artifact = find_artifact(uri)
     if artifact is not None:
@@ -99,7 +102,7 @@ def describe(uri: str) -> Row:
     row = {"uri": uri, "kind": read_request(uri).kind, "state": "unfinished"}
     store = open_store(uri)
     trained = training_standing(store) if row["kind"] == "encoder" else None
-    now = standing(store, seen=time.time() - trained.age_s if trained else None)
+    now = standing(store, seen=time.time() - trained.age_s if trained else None, exact=exact or None)
     return row | _standing(now) | ({"training": trained._asdict()} if trained else {})
 
 
@@ -116,6 +119,7 @@ def _standing(now: Standing) -> Row:
         "quarantined": now.quarantined,
         "last_commit_s": now.idle_s,
         "active": now.active,
+        "noted_s": now.noted_s,
     }
 
 
@@ -168,6 +172,8 @@ def _cells(name: str, stage: Mapping[str, Any]) -> list[str]:
 def _remarks(row: Mapping[str, Any]) -> Iterator[str]:
     if row["quarantined"]:
         yield f"{row['quarantined']:,} rows quarantined"
+    if row["noted_s"] is not None:
+        yield f"by the job's own word of {duration(row['noted_s'])} ago (--exact lists every piece)"
     idle_s = row["last_commit_s"]
     silence = "" if row["active"] else ", nobody seems to work on it: run its job again to continue"
     yield ("nothing committed yet" if idle_s is None else f"last commit {duration(idle_s)} ago") + silence
