@@ -17,7 +17,7 @@ from ccp_ray.metric_catalog import LAG_BOUNDARIES, METRICS
 
 _Key = tuple[str, tuple[tuple[str, str], ...]]
 _lock = threading.Lock()
-_made: dict[tuple[int, str], Any] = {}
+_made: dict[tuple[str, str], Any] = {}
 _waiting: Counter[_Key] = Counter()
 _totals: Counter[str] = Counter()
 
@@ -48,15 +48,15 @@ def observe_lag(run: str, stage: str, seconds: float) -> None:
             _metric(session, "ccp_ray_commit_lag_seconds").observe(max(0.0, seconds), {"run": run, "stage": stage})
 
 
-def _session() -> int | None:
+def _session() -> str | None:
     """Which of its sessions Ray is in; None where it is in none. Never imports Ray: only jobs that use it have it."""
     ray = sys.modules.get("ray")
     if ray is None or not hasattr(ray, "is_initialized") or not ray.is_initialized():
         return None
-    return id(ray._private.worker.global_worker.core_worker)
+    return str(ray.get_runtime_context().get_node_id())  # another local Ray has another node
 
 
-def _metric(session: int, name: str) -> Any:
+def _metric(session: str, name: str) -> Any:
     from ray.util import metrics
 
     if (session, name) not in _made:

@@ -182,10 +182,10 @@ def metrics_table() -> str:
 
 def with_table(text: str) -> str:
     """The document with its table renewed, between two marks."""
-    begin, end = "<!-- metrics: scripts/observability.py -->\n", "\n<!-- end of metrics -->"
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    return f"{before}{begin}{metrics_table()}{end}{after}"
+    begin, end = "<!-- metrics: scripts/observability.py -->", "<!-- end of metrics -->"
+    before, rest = text.split(begin)  # raises where a mark is missing: nothing may be lost behind it
+    _, after = rest.split(end)
+    return f"{before}{begin}\n{metrics_table()}\n{end}{after}"
 
 
 def dashboard_text() -> str:

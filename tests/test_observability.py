@@ -116,6 +116,10 @@ def test_dashboard_and_table_are_what_the_script_writes(script: ModuleType):
     text = script.DOCS.read_text()
     assert script.with_table(text) == text, again
     assert text.count("\n| `ray_ccp_ray_") == len(METRICS)
+    empty = "before\n<!-- metrics: scripts/observability.py -->\n<!-- end of metrics -->\nafter\n"
+    renewed = script.with_table(script.with_table(empty))
+    assert renewed.startswith("before\n<!--")
+    assert renewed.endswith("|\n<!-- end of metrics -->\nafter\n")
 
 
 def test_prometheus_reads_the_file_that_ray_writes():
