@@ -38,7 +38,7 @@ class PieceTelemetry:
     def through(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Look at the tasks' rows on their way."""
         for row in rows:
-            if LAG in row:  # else another run committed the piece, or it failed
+            if row.get(LAG) is not None:  # else another run committed the piece, or it failed
                 self._add(int(row[ROWS]), float(row[LAG]))
             elif row["entry"]:
                 self.done += 1

@@ -25,7 +25,6 @@ _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # silences a FutureWarning about CUDA_VISIBLE_DEVICES
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",  # needs the dashboard, which a local Ray does not start
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # ours are shown instead
     "TOKENIZERS_PARALLELISM": "false",  # forked workers; Ray gives the parallelism
@@ -79,13 +78,15 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
         _check_reachable(address)
         options |= {"runtime_env": {"py_modules": _package_folders(), "env_vars": _worker_environment()}}
     try:
-        _start(address, options)
+        shown = _start(address, options)
     except Exception as error:
         where = f"reach Ray at {address}" if address else "start a local Ray"
         # The port answered, and a client with a wrong token gets no other answer than silence.
         hint = "; is this its GCS port, and are RAY_AUTH_MODE and the token (RAY_AUTH_TOKEN) the cluster's?"
         raise CcpError(f"cannot {where}: {_first_line(error)}{hint if address else ''}") from error
     _quiet()
+    # Ray Train's page in the dashboard; without one there is nobody to keep the state of trainings for.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", str(int(shown)))
     try:
         yield
     finally:
@@ -93,17 +94,21 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
             ray.shutdown()
 
 
-def _start(address: str | None, options: dict[str, Any]) -> None:
-    """Ray gives its processes 30 s to start; on a machine that is busy just then a second try helps."""
+def _start(address: str | None, options: dict[str, Any]) -> bool:
+    """Whether the session has a dashboard.
+
+    Ray gives its processes 30 s to start; on a machine that is busy just then a second try helps.
+    """
     import ray
 
     try:
-        ray.init(address or "local", **options)
+        context = ray.init(address or "local", **options)
     except Exception as error:
         if address is not None or "timed out during startup" not in str(error):
             raise
         ray.shutdown()
-        ray.init("local", **options)
+        context = ray.init("local", **options)
+    return bool(context.dashboard_url)
 
 
 def _quiet() -> None:

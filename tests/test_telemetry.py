@@ -171,7 +171,12 @@ def test_ray_serves_the_last_numbers_to_prometheus(telemetry):
     telemetry.add(PROBE)
     telemetry.add(TRAINING | {"loss": 3.5, "loss_by_language": {"en": 2.5}, "step_seconds": {"data": 0.125}})
     telemetry.add({"step": 3, "stage": "tokens", "done": 3, "planned": 9, "rows": 30, "rows_per_s": 7.5})
-    ray.get([ray.remote(_counted_elsewhere).remote(telemetry.run) for _ in range(3)])
+
+    def counted_elsewhere(run: str) -> None:
+        process_metrics.count("ccp_ray_store_errors", ERROR)
+        process_metrics.observe_lag(run, "tokens", 0.25)
+
+    ray.get([ray.remote(counted_elsewhere).remote(telemetry.run) for _ in range(3)])
     process_metrics.count("ccp_ray_store_errors", ERROR)
     run = {"run": telemetry.run}
     wanted = {
@@ -195,11 +200,6 @@ def test_ray_serves_the_last_numbers_to_prometheus(telemetry):
 
 
 ERROR = {"operation": "PutObject", "code": f"Test{os.getpid()}"}
-
-
-def _counted_elsewhere(run: str) -> None:
-    process_metrics.count("ccp_ray_store_errors", ERROR)
-    process_metrics.observe_lag(run, "tokens", 0.25)
 
 
 def sums(served: str, wanted: dict) -> dict:
