@@ -81,7 +81,8 @@ def shown_plain(looks: Iterator[list[Row]]) -> None:
         now = time.strftime("%H:%M:%S")
         for line in lines(rows):
             if line.state == "running" or states.get(line.stage) != line.state:
-                figures = (line.done, line.speed, line.left and f"{line.left} left", line.last)
+                ends = (line.left and f"{line.left} left", line.last and f"last commit {line.last}")
+                figures = (line.done, line.speed, *ends)
                 print(f"{now} {line.stage}: {', '.join(part for part in (line.state, *figures) if part)}")
             states[line.stage] = line.state
         sys.stdout.flush()
@@ -125,7 +126,8 @@ def _pieces(stages: Mapping[str, Mapping[str, Any]]) -> tuple[str, str, str]:
         return "", "", ""
     through = list(takewhile(lambda item: item[1]["committed"] == item[1]["planned"], stages.items()))
     name, part = [*stages.items()][min(len(through), len(stages) - 1)]
-    done = f"{name}: {part['committed']:,}" + ("" if part["planned"] is None else f" of {part['planned']:,}")
+    label = "" if name == "pieces" else f"{name}: "
+    done = f"{label}{part['committed']:,}" + ("" if part["planned"] is None else f" of {part['planned']:,}")
     share = f", {100 * part['rows'] / part['planned_rows']:.1f} %" if part["planned_rows"] else ""
     speed = f"{part['rows_per_s']:,.0f} rows/s" if part["rows_per_s"] else ""
     return f"{done} pieces{share}", speed, duration(part["left_s"]) if part["left_s"] else ""
