@@ -7,6 +7,7 @@ import threading
 from contextvars import copy_context
 
 import pytest
+from command_line import ccp
 
 from ccp_ray import progress
 from ccp_ray.board import Said, Watch, teller
@@ -130,3 +131,14 @@ def test_threads_take_the_fields_along_where_they_are_given_them(monkeypatch, ca
             thread.join()
     without, with_them = map(json.loads, capsys.readouterr().err.splitlines())
     assert ("run" in without, with_them["run"]) == (False, "x")
+
+
+def test_the_flag_of_the_command_and_its_verb_and_output(monkeypatch, tmp_path):
+    monkeypatch.setenv(VARIABLE, "text")  # put back afterwards: the flag sets it for this process and its children
+    plain = ccp("verify", tmp_path)
+    assert plain.err == f"ccp-ray: error: {tmp_path}: holds no artifact (expected a finished artifact)\n"
+    result = ccp("--json-logs", "prepare", "nowhere", "--output", tmp_path / "x")
+    line = json.loads(result.err)
+    assert (line["level"], line["stage"], line["run"]) == ("error", "prepare", str(tmp_path / "x"))
+    assert line["message"].startswith("ccp-ray: error: nowhere: no such file")
+    assert (result.code, result.out) == (plain.code, "") == (2, "")
