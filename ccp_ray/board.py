@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any, NamedTuple
 
+from ccp_ray.log_fields import Field, log_fields, place_fields
 from ccp_ray.progress import Meter, say
 from ccp_ray.telemetry import Telemetry
+
+
+class Said(NamedTuple):
+    """A line for a person, and whose it is (`log_fields`)."""
+
+    text: str
+    fields: dict[str, Field]
+
+
+Posted = dict[str, Any] | Said
+
+
+def teller(board: Any) -> Callable[[dict[str, Any] | str], None]:
+    """How a worker tells the driver: metrics rows as they are, lines with the fields in force where they are said."""
+
+    def tell(item: dict[str, Any] | str) -> None:
+        board.post.remote(Said(item, place_fields()) if isinstance(item, str) else item)
+
+    return tell
 
 
 class Board:
     """An actor between workers and driver."""
 
     def __init__(self) -> None:
-        self._posted: list[dict[str, Any] | str] = []
+        self._posted: list[Posted] = []
         self._failure: tuple[str, str] | None = None
 
-    def post(self, item: dict[str, Any] | str) -> None:
+    def post(self, item: Posted) -> None:
         """A metrics row, or a line for a person."""
         self._posted.append(item)
 
-    def take(self) -> list[dict[str, Any] | str]:
+    def take(self) -> list[Posted]:
         """What was posted since the last call, in order."""
         posted, self._posted = self._posted, []
         return posted
@@ -39,7 +61,7 @@ class Watch:
     def __init__(self, board: Any, meter: Meter, telemetry: Telemetry) -> None:
         self.board, self.meter, self.telemetry = board, meter, telemetry
         self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._loop, daemon=True)
+        self.thread = threading.Thread(target=copy_context().run, args=(self._loop,), daemon=True)
 
     def __enter__(self) -> None:
         self.thread.start()
@@ -54,8 +76,9 @@ class Watch:
         while True:
             last = self.stop.wait(1.0)
             for item in ray.get(self.board.take.remote()):
-                if isinstance(item, str):
-                    say(f"{self.meter.label}: {item}")
+                if isinstance(item, Said):
+                    with log_fields(**item.fields):
+                        say(f"{self.meter.label}: {item.text}")
                 else:
                     self._show(item)
             self.telemetry.flush_if_due()
@@ -65,7 +88,7 @@ class Watch:
     def _show(self, row: dict[str, Any]) -> None:
         self.telemetry.add(row)
         for problem in row.get("problems", []):
-            say(f"monitor: {problem}")
+            say(f"monitor: {problem}", level="warning", step=row["step"])
         if "contrastive" in row:
             note = f"loss {row['contrastive']:.3f}, in-group accuracy {row['accuracy']:.2f}"
             self.meter.update(row["step"] - self.meter.done, f"{note}, {row['tokens_per_s']:,.0f} tokens/s")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from ccp_ray import optimizer_state
 from ccp_ray.collectives import gather_objects, on_first
 from ccp_ray.errors import CcpError, DamagedError, StoreError, UsageError, carry, raise_carried
 from ccp_ray.ledger import Entry, FileRecord, Ledger, sound_copy
+from ccp_ray.process_metrics import observe_lag
 from ccp_ray.progress import say
 from ccp_ray.storage import Store, open_store
 from ccp_ray.upload import BackgroundUpload, Content
@@ -58,6 +60,8 @@ class Checkpoints:
         self._upload = BackgroundUpload(self.store)
         self._saving: tuple[int, str] | None = None  # step and layout of the save in flight: the same on all ranks
         self._last: int | None = None
+        self._copied = 0.0
+        self.commit_lag_s: float | None = None  # of the last commit, from the copy of its state
 
     def save(self, engine: Any, step: int, state: Mapping[str, torch.Tensor], progress: Mapping[str, Any]) -> None:
         """Copy the engine's state after `step` steps and begin the upload. Collective; first settles the save before.
@@ -75,7 +79,7 @@ class Checkpoints:
             files[own + _STATE] = state
             files[own + _PROGRESS] = json.dumps({"engine": facts, "run": progress}).encode()
         self._upload.start(f"{_FOLDER}/{checkpoint_name(step)}/", files)
-        self._saving, self._last = (step, facts["layout"]), step
+        self._saving, self._last, self._copied = (step, facts["layout"]), step, time.monotonic()
 
     @property
     def saving(self) -> bool:
@@ -98,6 +102,9 @@ class Checkpoints:
                 raise StoreError(f"checkpoint of step {step}: upload from worker {rank} failed: {problem}")
         files = [FileRecord(**record) for records, _ in gathered for record in records]
         on_first(lambda: self._commit(checkpoint_name(step), Entry(files=files, info={"step": step, "layout": layout})))
+        self.commit_lag_s = time.monotonic() - self._copied
+        if dist.get_rank() == 0:
+            observe_lag(self.store.root, "checkpoints", self.commit_lag_s)
 
     def restore(self, engine: Any) -> Restored | None:
         """Load the newest checkpoint whose files are all there and unaltered; None where there is none. Collective.

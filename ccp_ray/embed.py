@@ -22,11 +22,13 @@ from ccp_ray.corpus import Corpus
 from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.embed_plan import Piece, corpus_plan, imported_plan
 from ccp_ray.embed_reuse import reuse_pieces
-from ccp_ray.embed_stream import LEDGER, Encode, Tokenise, commit_piece
+from ccp_ray.embed_stream import LEDGER, STAGE, Encode, Tokenise, commit_piece
 from ccp_ray.errors import DataError
 from ccp_ray.faults import reach
 from ccp_ray.ledger import Entry, Ledger, put_bytes
+from ccp_ray.log_fields import log_fields
 from ccp_ray.model_source import model_reference
+from ccp_ray.piece_telemetry import PieceTelemetry
 from ccp_ray.pieces import collect, done_in_order, outstanding
 from ccp_ray.progress import Meter, say
 from ccp_ray.rows import Imported, import_rows, texts_reference
@@ -83,14 +85,21 @@ def _run(
     pieces = {piece.name: piece for piece in plan}
     done: dict[str, Entry] = {}
     if left:
-        with Meter("embed", len(pieces), "pieces", len(pieces) - len(left)) as meter:
+        before = len(pieces) - len(left)
+        meter = Meter("embed", len(pieces), "pieces", before)
+        with (
+            log_fields(run=target.uri, stage=STAGE),
+            meter,
+            PieceTelemetry(target.uri, STAGE, len(pieces), before) as telemetry,
+        ):
 
             def accept(name: str, entry: Entry) -> None:
                 done[name] = entry
                 meter.update(note=f"{entry.rows} rows")
                 reach("embed.collected")
 
-            collect(_stream([pieces[name] for name in left], encoder.uri, target.uri, config), target, accept)
+            stream = _stream([pieces[name] for name in left], encoder.uri, target.uri, config)
+            collect(telemetry.through(stream), target, accept)
     return done_in_order(Ledger(target.store, LEDGER), pieces, done)
 
 
@@ -106,13 +115,14 @@ def _stream(todo: list[Piece], encoder: str, output: str, config: EmbedConfig) -
     models = ActorPoolStrategy(min_size=least, max_size=most)
     # Two beside each model keep up with it; without a bound each waiting piece starts a process.
     uploads = TaskPoolStrategy(min(2 * most, len(todo)))
-    return (
+    dataset = (
         ray.data.from_items([piece._asdict() for piece in todo], override_num_blocks=len(todo))
         .map(Tokenise, fn_constructor_args=actor, compute=readers, num_cpus=0.2)
         .map(Encode, fn_constructor_args=actor, compute=models, **placement)
         .map(commit_piece, fn_kwargs={"output": output}, compute=uploads, num_cpus=0.1)
-        .iter_rows()
     )
+    dataset.set_name(STAGE)
+    return dataset.iter_rows()
 
 
 def _sizes(config: EmbedConfig, pieces: int, rows: int) -> tuple[bool, tuple[int, int], int]:

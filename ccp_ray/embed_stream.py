@@ -20,19 +20,21 @@ import pyarrow.parquet as pq
 
 from ccp_ray.batching import padding
 from ccp_ray.embed_config import EmbedConfig
-from ccp_ray.errors import CcpError, DamagedError, carry
+from ccp_ray.errors import CcpError, DamagedError
 from ccp_ray.faults import reach
 from ccp_ray.ledger import Entry, Ledger, put_content
-from ccp_ray.pieces import commit, settled
+from ccp_ray.log_fields import log_fields
+from ccp_ray.pieces import commit, failed, settled
 from ccp_ray.storage import open_store
 
-LEDGER = "_ledger/pieces"
+LEDGER, STAGE = "_ledger/pieces", "embed"
 _COLUMNS = ["id", "lang", "text"]
 _TOLD = ("truncated", "dimensions", "precision", "tokens", "padded", "seconds", "token_limit")
 
 
-def _failed(row: dict[str, Any], error: CcpError) -> dict[str, Any]:
-    return {"name": row["name"], "entry": "", "error": carry(error)}
+def _failed(row: dict[str, Any], error: CcpError, output: str) -> dict[str, Any]:
+    with log_fields(run=output, stage=STAGE, piece=row["name"]):
+        return failed(row["name"], error)
 
 
 def _over(row: dict[str, Any]) -> bool:
@@ -56,14 +58,14 @@ class Tokenise:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         if self.failure:
-            return _failed(row, self.failure)
+            return _failed(row, self.failure, self.output.root)
         try:
             ready = settled(self.output, LEDGER, row["name"])
             if ready is not None:
                 return ready
             table = read_rows(row)
         except CcpError as error:
-            return _failed(row, error)
+            return _failed(row, error, self.output.root)
         reach("embed.read")
         rows, cut = self.reader.tokenize(table.column("text").to_pylist())
         buffer = io.BytesIO()
@@ -121,7 +123,7 @@ class Encode:
             ready = settled(self.output, LEDGER, row["name"])
             return row | self._encode(row) if ready is None else ready
         except CcpError as error:
-            return _failed(row, error)
+            return _failed(row, error, self.output.root)
 
     def _encode(self, row: dict[str, Any]) -> dict[str, Any]:
         reach("embed.tokenised")
@@ -140,6 +142,7 @@ class Encode:
             "tokens": real,
             "padded": padded,
             "seconds": seconds,
+            "ready": time.time(),
             "token_limit": self.encoder.token_limit,
         }
 
@@ -152,11 +155,12 @@ def commit_piece(row: dict[str, Any], output: str) -> dict[str, Any]:
         store = open_store(output)
         entry = _write(row, output)
         reach("embed.written")
-        committed = commit(Ledger(store, LEDGER), row["name"], entry)
+        with log_fields(run=store.root, stage=STAGE, piece=row["name"]):
+            committed = commit(Ledger(store, LEDGER), row["name"], entry, STAGE, row["ready"])
         reach("embed.committed")
         return committed
     except CcpError as error:
-        return _failed(row, error)
+        return _failed(row, error, output)
 
 
 def _write(row: dict[str, Any], output: str) -> Entry:

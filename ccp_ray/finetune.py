@@ -12,6 +12,7 @@ from ccp_ray.encoder import Encoder
 from ccp_ray.errors import CcpError, TrainingError
 from ccp_ray.finetune_config import Best, FinetuneConfig
 from ccp_ray.finetune_step import FinetuneStep
+from ccp_ray.language_loss import joined_by_language, plain_names
 from ccp_ray.monitor import SpaceMonitor
 from ccp_ray.pair_data import PairData
 from ccp_ray.progress import say
@@ -54,7 +55,8 @@ class Finetuning(TrainingLoop):
         return self.config.monitor.action == "stop"
 
     def training_row(self, window: list[dict[str, float]]) -> Row:
-        return {name: sum(one[name] for one in window) / len(window) for name in window[0]}
+        row: Row = {name: sum(one[name] for one in window) / len(window) for name in plain_names(window[0])}
+        return row | {"loss_by_language": joined_by_language(window)}
 
     def measure(self, step: int) -> tuple[Row, list[str]]:
         """Without dev questions the numbers of some training questions: for the monitor, not for a choice."""

@@ -26,10 +26,12 @@ from ccp_ray.encoder import Encoder
 from ccp_ray.engine import learning_rate, set_learning_rates, skipped, start_engine
 from ccp_ray.errors import TrainingError
 from ccp_ray.finetune_config import FinetuneConfig
+from ccp_ray.language_loss import split_by_language
 from ccp_ray.pair_batches import PairBatch, PairSampler
 from ccp_ray.pair_data import PairData
 from ccp_ray.retrieval_loss import RetrievalOutput, retrieval_loss
 from ccp_ray.sampling import random_generator
+from ccp_ray.step_clock import DATA, FORWARD_BACKWARD, OPTIMIZER, SYNC, StepClock
 
 _NAMED = 8  # questions that an error names
 
@@ -64,25 +66,30 @@ class FinetuneStep:
         self.pads = by_side[0].pad_id, by_side[1].pad_id
         self.engine: Any = start_engine(DualEncoder(encoders), config, world)
         self.engine.train()
+        self.clock = StepClock(where)
 
     def run(self, step: int, signals: Mapping[str, float] | None = None) -> dict[str, float]:
         """Do the step; means over the batch by metric name, and over the ranks of `signals`.
 
         Raises TrainingError on all ranks for a loss that is not finite, naming questions it is of.
         """
+        self.clock.start()
         rate = learning_rate(self.config.optimizer, self.steps, step)
         set_learning_rates(self.engine, {"encoder": rate})
         batch = self.sampler.batch(step)
         groups = [self._encoded(step, number, batch) for number in self._own()]
         output, gradients = self._loss(batch, groups)
         self._backward(step, groups, gradients)
-        means = mean_over_ranks(self._metrics(output, groups, signals or {}))
+        languages = [self.data.languages[self.data.language_Q[int(question)]] for question in batch.question_B]
+        losses, shares = split_by_language(output.loss_B, languages, languages)  # every rank has the whole batch's
+        means = mean_over_ranks(self._metrics(output, groups, signals or {}) | losses)
+        self.clock.stop(SYNC)
         if not math.isfinite(means["loss"]):
             raise TrainingError(
                 f"the loss is {means['loss']} at step {step}, of {self._not_finite(batch, output)}; "
                 "the last checkpoint is kept; lower optimizer.lr and choose another --output"
             )
-        return means | {"lr": rate, "skipped": float(skipped(self.engine))}
+        return means | shares | {"lr": rate, "skipped": float(skipped(self.engine))}
 
     def state(self) -> dict[str, torch.Tensor]:
         """Nothing: weights and optimiser are the engine's."""
@@ -104,7 +111,10 @@ class FinetuneStep:
             self.config.chunks,
             self.device,
         )
-        return _Group(number, texts, self._vectors(step, number, texts, graph=self.groups == 1))
+        self.clock.lap(DATA)
+        vectors = self._vectors(step, number, texts, graph=self.groups == 1)
+        self.clock.lap(FORWARD_BACKWARD)
+        return _Group(number, texts, vectors)
 
     def _vectors(self, step: int, number: int, texts: PairGroup, *, graph: bool) -> PairVectors:
         torch.manual_seed(int(random_generator(self.config.seed, "dropout", step, number).integers(1 << 62)))
@@ -121,6 +131,7 @@ class FinetuneStep:
             for side, field in zip(SIDES, PairVectors._fields, strict=True)
         }
         question_GPD, passage_GND = (vectors.requires_grad_() for vectors in gather_groups(own).values())
+        self.clock.lap(SYNC)
         output = retrieval_loss(
             question_GPD.flatten(0, 1),
             passage_GND.flatten(0, 1),
@@ -141,7 +152,9 @@ class FinetuneStep:
             vectors = group.vectors if self.groups == 1 else self._vectors(step, group.number, group.texts, graph=True)
             parts = [(side * by).sum() for side, by in zip(vectors, gradient, strict=True)]
             self.engine.backward(self.config.groups_per_step * torch.stack(parts).sum())
+            self.clock.lap(FORWARD_BACKWARD)
             self.engine.step()
+            self.clock.lap(OPTIMIZER)
 
     def _metrics(
         self, output: RetrievalOutput, groups: list[_Group], signals: Mapping[str, float]

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ccp_ray.board import teller
 from ccp_ray.encoder_config import EncoderConfig
 from ccp_ray.finetune_config import FinetuneConfig, FinetuneSettings, StartConfig
 from ccp_ray.ledger import Ledger, put_folder
@@ -52,7 +53,7 @@ def _as_config(start: StartConfig) -> EncoderConfig:
 def _train_and_export(config: FinetuneConfig, arguments: dict[str, Any]) -> None:
     from ccp_ray.finetune import Finetuning
 
-    output, tell = arguments["output"], arguments["board"].post.remote
+    output, tell = arguments["output"], teller(arguments["board"])
     encoders = load_encoders(config)
     data = open_pairs(config, output, readers_of(config, encoders))
     run = Finetuning(config, arguments["steps"], data, encoders, output, asks_ray(), tell=tell)

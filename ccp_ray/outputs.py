@@ -15,11 +15,19 @@ from ccp_ray.storage import Store, open_store
 
 def outputs(store: Store) -> list[str]:
     """URIs of the outputs at and below the root, in order."""
-    if _is_output(store, ""):
-        return [_uri(store, folder) for folder in ("", *_nested(store, ""))]
+    found = outputs_at(store, "")
+    if found:
+        return found
     keys = (info.key for info in store.list())
     folders = {key.rpartition("/")[0] for key in keys if key.rpartition("/")[2] in (JOB, MANIFEST)}
     return [_uri(store, folder) for folder in sorted(folders)]
+
+
+def outputs_at(store: Store, folder: str) -> list[str]:
+    """URIs of the output in a folder and of those below it, in order; none where it is none."""
+    if not _is_output(store, folder):
+        return []
+    return [_uri(store, each) for each in (folder, *_nested(store, folder))]
 
 
 def _nested(store: Store, folder: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -23,7 +24,10 @@ from ccp_ray.artifact import Output, stopped
 from ccp_ray.errors import CcpError, DamagedError, DataError, UsageError, carry, raise_carried
 from ccp_ray.faults import reach
 from ccp_ray.ledger import Entry, Ledger
-from ccp_ray.progress import Meter
+from ccp_ray.log_fields import log_fields
+from ccp_ray.piece_telemetry import LAG, ROWS, PieceTelemetry
+from ccp_ray.process_metrics import observe_lag
+from ccp_ray.progress import Meter, say
 from ccp_ray.storage import Store, open_store, storage_full
 
 Work = Callable[[str, Any], Entry]
@@ -55,27 +59,34 @@ def run_pieces(
         import ray.data
 
         def task(row: dict[str, Any]) -> dict[str, Any]:
-            try:
-                store = open_store(output_uri)
-                ready = settled(store, ledger_folder, row["name"])
-                if ready is not None:
-                    return ready
-                entry = work(row["name"], row["payload"])
-                reach("piece.worked")
-                return commit(Ledger(store, ledger_folder), row["name"], entry)
-            except CcpError as error:
-                return {"name": row["name"], "entry": "", "error": carry(error)}
-            except OSError as error:
-                full = storage_full(error)
-                if full is None:
-                    raise
-                return {"name": row["name"], "entry": "", "error": carry(full)}
+            with log_fields(run=output_uri, stage=stage, piece=row["name"]):
+                try:
+                    store = open_store(output_uri)
+                    over = settled(store, ledger_folder, row["name"])
+                    if over is not None:
+                        return over
+                    entry = work(row["name"], row["payload"])
+                    ready = time.time()
+                    reach("piece.worked")
+                    return commit(Ledger(store, ledger_folder), row["name"], entry, stage, ready)
+                except CcpError as error:
+                    return failed(row["name"], error)
+                except OSError as error:
+                    full = storage_full(error)
+                    if full is None:
+                        raise
+                    return failed(row["name"], full)
 
+        task.__name__ = stage  # what Ray's dashboard calls the operator: Map(tokens)
         output_uri, ledger_folder = output.uri, ledger.folder
         items = [{"name": name, "payload": plan[name]} for name in todo]
         dataset = ray.data.from_items(items, override_num_blocks=len(items))
         dataset = dataset.map(task, num_cpus=cpus, num_gpus=gpus or None)
-        with Meter(stage, total=len(plan), unit="pieces", done=len(plan) - len(todo)) as meter:
+        dataset.set_name(f"{output.request.kind}_{stage}")
+        before = len(plan) - len(todo)
+        meter = Meter(stage, total=len(plan), unit="pieces", done=before)
+        telemetry = PieceTelemetry(output.uri, stage, len(plan), before)
+        with log_fields(run=output.uri, stage=stage), meter, telemetry:
 
             def accept(name: str, entry: Entry) -> None:
                 done[name] = entry
@@ -83,7 +94,7 @@ def run_pieces(
                 if check:
                     check(done)
 
-            collect(dataset.iter_rows(), output, accept)
+            collect(telemetry.through(dataset.iter_rows()), output, accept)
     return done_in_order(ledger, plan, done)
 
 
@@ -109,11 +120,23 @@ def settled(store: Store, ledger_folder: str, name: str) -> dict[str, Any] | Non
     return NOT_BEGUN | {"name": name} if stopped(store) else None
 
 
-def commit(ledger: Ledger, name: str, entry: Entry) -> dict[str, Any]:
-    """Commit a piece; what `collect` reads. Where another writer was first, its entry stands."""
+def failed(name: str, error: CcpError) -> dict[str, Any]:
+    """What a task returns for a piece that ended with an error that a person can act on; also told where it was."""
+    say(str(error), level="error")
+    return {"name": name, "entry": "", "error": carry(error)}
+
+
+def commit(ledger: Ledger, name: str, entry: Entry, stage: str, ready: float) -> dict[str, Any]:
+    """Commit a piece; what `collect` reads. Where another writer was first, its entry stands.
+
+    ready: when there was all that it needed (seconds since 1970); the lag from then on is measured.
+    """
     if not ledger.commit(name, entry):
         entry = ledger.read(name)
-    return {"name": name, "entry": entry.model_dump_json(), "error": ""}
+    lag = max(0.0, time.time() - ready)
+    observe_lag(ledger.store.root, stage, lag)
+    say(f"committed, {entry.rows:,} rows", rows=entry.rows, lag_s=round(lag, 3))
+    return {"name": name, "entry": entry.model_dump_json(), "error": "", LAG: lag, ROWS: entry.rows}
 
 
 def done_in_order(ledger: Ledger, plan: Iterable[str], seen: Mapping[str, Entry]) -> dict[str, Entry]:

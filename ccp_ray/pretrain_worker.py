@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ccp_ray.board import teller
 from ccp_ray.corpus import Corpus
 from ccp_ray.ledger import put_folder
 from ccp_ray.pretrain_config import PretrainConfig
@@ -27,7 +28,7 @@ def _train_and_export(config: PretrainConfig, arguments: dict[str, Any]) -> None
     from ccp_ray.encoder import load_trainable
     from ccp_ray.pretrain import Pretraining
 
-    corpus, tell = Corpus.open(arguments["corpus"]), arguments["board"].post.remote
+    corpus, tell = Corpus.open(arguments["corpus"]), teller(arguments["board"])
     with tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
         tokenizer = corpus.tokenizer_folder(Path(scratch))
         encoder = load_trainable(arguments["source"], config.encoder, tokenizer, config.mlm.weight > 0, config.seed)

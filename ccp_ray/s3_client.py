@@ -23,6 +23,7 @@ from botocore.exceptions import ClientError, SSLError
 
 from ccp_ray.endpoint import checked_endpoint
 from ccp_ray.storage_base import TEMPORARY
+from ccp_ray.store_events import watch_requests
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -54,7 +55,8 @@ def client() -> S3Client:
     scope = _scope()
     with _lock:
         if scope not in _clients:
-            _clients[scope] = _new_client()
+            _clients[scope] = made = _new_client()
+            watch_requests(made)
         return _clients[scope]
 
 

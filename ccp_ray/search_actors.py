@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ccp_ray.artifact import Artifact
 from ccp_ray.errors import CcpError, UsageError, carry, raise_carried
+from ccp_ray.names import shown_name
 from ccp_ray.progress import say
 from ccp_ray.ranking import best
 from ccp_ray.session import cluster_cpus
@@ -31,6 +32,7 @@ _BLOCK = 1024  # queries
 _UNDER_WAY = 2  # blocks
 _RESTARTS = 3  # of an actor, and of a question
 _CPUS = 1  # of an actor
+_NAMED = 4  # shards in an actor's name
 _PATIENCE_S = 30  # until it is said what is waited for
 
 
@@ -49,7 +51,11 @@ class ShardActors:
             num_cpus=_CPUS, max_restarts=_RESTARTS, max_task_retries=_RESTARTS, scheduling_strategy="SPREAD"
         )(_Searcher)
         manifest = artifact.model_dump_json()
-        self._actors = [remote.remote(manifest, artifact.uri, hand, _CPUS) for hand in hands]
+        names = [f"{shown_name('search', artifact.uri)} {_numbers(hand)} {os.urandom(3).hex()}" for hand in hands]
+        self._actors = [
+            remote.options(name=name).remote(manifest, artifact.uri, hand, _CPUS)
+            for name, hand in zip(names, hands, strict=True)
+        ]
         try:
             opening = [actor.languages.remote() for actor in self._actors]
             _, waiting = ray.wait(opening, num_returns=len(opening), timeout=_PATIENCE_S)
@@ -100,6 +106,13 @@ class ShardActors:
         for failure, _ in answers:
             raise_carried(failure)
         return [answer for _, answer in answers]
+
+
+def _numbers(hand: Sequence[int]) -> str:
+    """`shard 3`, `shards 0, 4`, or how many they are."""
+    if len(hand) > _NAMED:
+        return f"{len(hand)} shards"
+    return f"shard{'s' * (len(hand) > 1)} {', '.join(map(str, hand))}"
 
 
 def deal(rows: Sequence[int], hands: int) -> list[list[int]]:

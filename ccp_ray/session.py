@@ -20,6 +20,7 @@ from typing import Any
 
 from ccp_ray.endpoint import checked_endpoint
 from ccp_ray.errors import CcpError
+from ccp_ray.log_fields import VARIABLE as LOGS
 from ccp_ray.ray_token import demand_token, forget_token
 
 # Read by Ray when it is imported or when its processes start, so they are set before `import ray`.
@@ -27,7 +28,6 @@ _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # silences a FutureWarning about CUDA_VISIBLE_DEVICES
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",  # needs the dashboard, which a local Ray does not start
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # ours are shown instead
     "TOKENIZERS_PARALLELISM": "false",  # forked workers; Ray gives the parallelism
@@ -84,7 +84,7 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
     else:
         options |= {"runtime_env": _runtime_environment()}
     try:
-        _start(address, options)
+        shown = _start(address, options)
     except Exception as error:
         if "Version mismatch" in str(error):
             raise CcpError(f"Ray at {address}: {_mismatch(str(error))}") from error
@@ -93,6 +93,8 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
         hint = "; is this its GCS port, and are RAY_AUTH_MODE and the token (RAY_AUTH_TOKEN) the cluster's?"
         raise CcpError(f"cannot {where}: {_first_line(error)}{hint if address else ''}") from error
     _quiet()
+    # Ray Train's page in the dashboard; without one there is nobody to keep the state of trainings for.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", str(int(shown)))
     try:
         yield
     finally:
@@ -100,17 +102,21 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
             ray.shutdown()
 
 
-def _start(address: str | None, options: dict[str, Any]) -> None:
-    """Ray gives its processes 30 s to start; on a machine that is busy just then a second try helps."""
+def _start(address: str | None, options: dict[str, Any]) -> bool:
+    """Whether the session has a dashboard.
+
+    Ray gives its processes 30 s to start; on a machine that is busy just then a second try helps.
+    """
     import ray
 
     try:
-        ray.init(address or "local", **options)
+        context = ray.init(address or "local", **options)
     except Exception as error:
         if address is not None or "timed out during startup" not in str(error):
             raise
         ray.shutdown()
-        ray.init("local", **options)
+        context = ray.init("local", **options)
+    return bool(context.dashboard_url)
 
 
 def _quiet() -> None:
@@ -167,7 +173,7 @@ def largest_node(resource: str) -> float:
 
 def _worker_environment() -> dict[str, str]:
     """What workers elsewhere need to know; never a credential: nodes have their own chain."""
-    names = [*_ENVIRONMENT, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"]
+    names = [*_ENVIRONMENT, LOGS, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"]
     for name in names:
         if name.startswith("AWS_ENDPOINT"):
             checked_endpoint(os.environ.get(name, ""))  # it is kept in the job's metadata, for all to read

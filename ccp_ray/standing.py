@@ -1,6 +1,7 @@
 """How far an unfinished output is, from its store alone and without reading an entry a piece.
 
-One listing of the ledger (1,000 names a request on S3) gives what is committed and when; `_plan/STAGE.json`, left by
+One listing of the ledger (1,000 names a request on S3) gives what is committed and when (of a stage of many pieces
+on S3 the driver's last word does, `piece_notes`); `_plan/STAGE.json`, left by
 the run, gives the pieces and their rows. Pieces that put rows aside have a file below `quarantine/`; only their entries
 are read. Speed is that of the last ten minutes before the last commit, or since the commit before it where pieces take
 longer; so after a pause the first two slow pieces make it look slower than it is.
@@ -11,14 +12,19 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from ccp_ray.artifact import JOB
 from ccp_ray.config import StrictModel
 from ccp_ray.errors import DamagedError
 from ccp_ray.ledger import Ledger
-from ccp_ray.storage import Store
+from ccp_ray.piece_notes import Note, piece_notes
+from ccp_ray.storage import LocalStore, Store
 
 _PLANS, _QUARANTINE, _COPIED = "_plan/", "quarantine/", "reuse"
+_MANY = 5_000  # pieces of a stage, from which on listing them takes seconds on S3
+_AT_ONCE = 16  # entries that are read
 _RECENT_S = 600.0  # the past that speed is measured over
 _FEW = 3  # commits in that past, from which on it is a measure
 _SILENT_S, _SILENT_GAPS = 1800.0, 3  # no commit for so long, and for so many times the usual gap: nobody works on it
@@ -50,12 +56,14 @@ class Stage(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """Stages in the order they began. idle_s: since the last commit; None: there is none."""
+    """Stages in the order they began. idle_s: since the last commit; None: there is none. noted_s: how old the
+    driver's word is, where it was taken for the ledger."""
 
     stages: list[Stage]
     quarantined: int
     idle_s: float | None
     active: bool
+    noted_s: float | None = None
 
     @property
     def committed(self) -> dict[str, int]:
@@ -63,23 +71,55 @@ class Standing(NamedTuple):
         return dict(sorted((stage.name, stage.committed) for stage in self.stages if stage.committed))
 
 
-def standing(store: Store, now: float | None = None) -> Standing:
-    """How far the output at this root is. now: seconds since 1970. Raises DamagedError for an unreadable plan."""
+def standing(store: Store, now: float | None = None, seen: float | None = None, exact: bool | None = None) -> Standing:
+    """How far the output at this root is. now: seconds since 1970. seen: when a sign of life was, besides what is here.
+
+    exact: whether to list the ledger of large stages instead of taking their driver's last word (`piece_notes`); by
+    default on a disk, where listing costs microseconds a name. Raises DamagedError for an unreadable plan.
+    """
     now = time.time() if now is None else now
-    ledger = Ledger(store)
-    commits: dict[str, dict[str, float]] = {}
-    for name, when in ledger.times().items():
-        stage, _, piece = name.rpartition("/")
-        commits.setdefault(stage or "pieces", {})[piece] = when
+    exact = isinstance(store, LocalStore) if exact is None else exact
     plans = dict(_plans(store))
+    notes = piece_notes(store, [] if exact else [name for name, plan in plans.items() if len(plan.rows) > _MANY])
+    commits = _commits(store, notes)
     began = {name: plan.written for name, plan in plans.items()}
     began |= {name: min(times.values()) for name, times in commits.items() if name not in plans}
     copied = commits.get(_COPIED, {}).keys()
     names = sorted(began, key=lambda name: began[name])
-    stages = [_stage(name, commits.get(name, {}), plans.get(name), copied) for name in names]
-    last = max((when for times in commits.values() for when in times.values()), default=None)
+    stages = [
+        _noted(name, notes[name], plans[name])
+        if name in notes
+        else _stage(name, commits.get(name, {}), plans.get(name), copied)
+        for name in names
+    ]
+    noted = [note.when for note in notes.values()]
+    last = max([*noted, *(when for times in commits.values() for when in times.values())], default=None)
     idle_s = None if last is None else max(0.0, now - last)
-    return Standing(stages, _quarantined(store, ledger, commits), idle_s, _active(now, commits, began))
+    signs = [*began.values(), *(info.modified for info in store.list(JOB)), *noted, *([] if seen is None else [seen])]
+    quarantined = _quarantined(store, commits, {name: plans[name].rows for name in notes})
+    noted_s = max(0.0, now - min(noted)) if noted else None
+    return Standing(stages, quarantined, idle_s, _active(now, commits, signs), noted_s)
+
+
+def _commits(store: Store, notes: Mapping[str, Note]) -> dict[str, dict[str, float]]:
+    """When each piece of each stage was committed, without the stages that there are notes of."""
+    commits: dict[str, dict[str, float]] = {}
+    if notes:
+        others = [name for name in store.folders("_ledger") if name not in notes]
+        return {name: Ledger(store, f"_ledger/{name}").times() for name in others}
+    for name, when in Ledger(store).times().items():
+        stage, _, piece = name.rpartition("/")
+        commits.setdefault(stage or "pieces", {})[piece] = when
+    return commits
+
+
+def _noted(name: str, note: Note, plan: Plan) -> Stage:
+    """Rows by the share of the pieces."""
+    total, planned = sum(plan.rows.values()), len(plan.rows)
+    if not total:
+        return Stage(name, note.done, planned, None, None, None, None)
+    rows, speed = total * note.done // planned, note.rows_per_s or None
+    return Stage(name, note.done, planned, rows, total, speed, (total - rows) / speed if speed else None)
 
 
 def _plans(store: Store) -> Iterator[tuple[str, Plan]]:
@@ -118,20 +158,24 @@ def recent_speed(commits: list[tuple[float, int]], begun: float) -> float | None
     return sum(rows for when, rows in commits if when > since) / span if span > 0 else None
 
 
-def _active(now: float, commits: Mapping[str, Mapping[str, float]], began: Mapping[str, float]) -> bool:
+def _active(now: float, commits: Mapping[str, Mapping[str, float]], signs: Collection[float]) -> bool:
     """Whether the last sign of life is no older than the gaps between commits of the stage at work let expect."""
-    if not began:
+    if not signs:
         return False
     when = sorted(max(commits.values(), key=lambda times: max(times.values())).values()) if commits else []
     gaps = sorted(later - earlier for earlier, later in itertools.pairwise(when))
     usual = gaps[int(0.9 * (len(gaps) - 1))] if gaps else 0.0  # workers in step commit in bursts; pauses are rare
-    return now - max([*began.values(), *when[-1:]]) <= max(_SILENT_S, _SILENT_GAPS * usual)
+    return now - max([*signs, *when[-1:]]) <= max(_SILENT_S, _SILENT_GAPS * usual)
 
 
-def _quarantined(store: Store, ledger: Ledger, commits: Mapping[str, Mapping[str, float]]) -> int:
-    """Rows put aside by the committed pieces."""
+def _quarantined(
+    store: Store, commits: Mapping[str, Mapping[str, float]], unlisted: Mapping[str, Mapping[str, int]]
+) -> int:
+    """Rows put aside by the committed pieces. unlisted: pieces of stages of which `commits` does not know them."""
     files = {info.key.removeprefix(_QUARANTINE).removesuffix(".jsonl") for info in store.list(_QUARANTINE)}
-    if not files:
-        return 0
-    names = {f"{stage}/{piece}" for stage, times in commits.items() for piece in times if piece in files}
-    return sum(entry.quarantined for entry in ledger.entries(among=names).values())
+    ledger = Ledger(store)
+    names = [f"{stage}/{piece}" for stage, times in commits.items() for piece in times if piece in files]
+    asked = [f"{stage}/{piece}" for stage, pieces in unlisted.items() for piece in pieces if piece in files]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        names += [name for name, there in zip(asked, pool.map(ledger.has, asked), strict=True) if there]
+        return sum(entry.quarantined for entry in pool.map(ledger.read, names))

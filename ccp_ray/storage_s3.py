@@ -32,6 +32,7 @@ from botocore.exceptions import (
 from ccp_ray.errors import StoreError
 from ccp_ray.s3_client import CONFLICT, PRECONDITION, client, error_code, honours_if_none_match
 from ccp_ray.storage_base import TEMPORARY, Leftover, ObjectInfo, Store, stays_below
+from ccp_ray.store_events import count_cut
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -82,8 +83,10 @@ class S3Store(Store):
             for _ in range(_READ_TRIES - 1):
                 body = self._body(key, extra)
                 # botocore retries requests, but not a connection that is cut within the body
-                with contextlib.suppress(ResponseStreamingError, IncompleteReadError, ReadTimeoutError):
+                try:
                     return body.read() if body else b""
+                except (ResponseStreamingError, IncompleteReadError, ReadTimeoutError) as error:
+                    count_cut("GetObject", error)
             body = self._body(key, extra)
             return body.read() if body else b""
 

@@ -1,7 +1,8 @@
 """Metrics rows as they are made: to TensorBoard, to JSON lines, and to Ray's metrics.
 
-The driver hands over each row that rank 0 reports. Gauges are set at once, and Ray's agent on the driver's node serves
-them to Prometheus. Files go to the output's store below `_telemetry/ATTEMPT/`, ATTEMPT being the driver's start:
+The driver hands over each row that rank 0 of a training reports, or that `piece_telemetry` makes. Gauges are set at
+once, and Ray's agent on the driver's node serves them to Prometheus (`metric_catalog` lists them). Files go to the
+output's store below `_telemetry/ATTEMPT/`, ATTEMPT being the driver's start:
 
     rows-00000.jsonl                      {"time": seconds since 1970, …the row}
     events.out.tfevents.START.00000       the same as scalars; `tensorboard --logdir OUTPUT/_telemetry`
@@ -27,6 +28,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from ccp_ray.errors import StoreError
+from ccp_ray.metric_catalog import METRICS
 from ccp_ray.progress import say
 from ccp_ray.storage import open_store
 
@@ -38,23 +40,40 @@ Clock = Callable[[], float]
 
 
 class Point(NamedTuple):
-    """One number of a row. kind: train, probe, dev or monitor; only a probe's number has a language."""
+    """One number of a row. kind: the first part of its name. label: which of several series it is of, if any:
+    a language, a part of a step, a stage (`Metric.label` says of what)."""
 
     kind: str
     name: str
-    language: str | None
+    label: str | None
     value: float
 
 
+# A training row's mappings: kind and name of their numbers.
+_BY_LABEL = {"loss_by_language": ("language", "loss"), "step_seconds": ("step", "seconds")}
+
+
 def points(row: Row) -> Iterator[Point]:
-    """The numbers of a training row or a probe row; a probe row also says how many problems the monitor named."""
+    """The numbers of a training row, a probe row or a row of pieces."""
     if "probe" in row:
-        for language, values in row["probe"].items():
-            yield from (Point("probe", name, language, float(value)) for name, value in values.items())
-        yield from (Point("dev", name, None, float(value)) for name, value in row.get("dev", {}).items())
-        yield Point("monitor", "problems", None, float(len(row.get("problems", []))))
+        yield from _probe_points(row)
+    elif "stage" in row:
+        numbers = ((name, value) for name, value in row.items() if name not in ("step", "stage"))
+        yield from (Point("pieces", name, row["stage"], float(value)) for name, value in numbers)
     else:
-        yield from (Point("train", name, None, float(value)) for name, value in row.items() if name != "step")
+        for name, value in row.items():
+            if name in _BY_LABEL:
+                yield from (Point(*_BY_LABEL[name], label, float(each)) for label, each in value.items())
+            else:
+                yield Point("train", name, None, float(value))
+
+
+def _probe_points(row: Row) -> Iterator[Point]:
+    """It also says how many problems the monitor named."""
+    for language, values in row["probe"].items():
+        yield from (Point("probe", name, language, float(value)) for name, value in values.items())
+    yield from (Point("dev", name, None, float(value)) for name, value in row.get("dev", {}).items())
+    yield Point("monitor", "problems", None, float(len(row.get("problems", []))))
 
 
 class Telemetry:
@@ -67,6 +86,7 @@ class Telemetry:
         self._waiting: list[tuple[float, Row]] = []
         self._flushed, self._number = self.started, 0
         self._gauges: dict[str, Any] = {}
+        self._unlisted: set[str] = set()
 
     def __enter__(self) -> Telemetry:
         return self
@@ -100,7 +120,7 @@ class Telemetry:
             self.store.write(f"{prefix}/{events}", _events(self._waiting))
         except (StoreError, OSError) as error:  # OSError: of the temporary folder
             # Training goes on: its own writes to the same store decide whether it can.
-            say(f"telemetry: {len(self._waiting)} rows wait, {error}")
+            say(f"telemetry: {len(self._waiting)} rows wait, {error}", level="warning")
             return
         self._waiting.clear()
         self._number += 1
@@ -108,11 +128,17 @@ class Telemetry:
     def _gauge(self, point: Point) -> None:
         from ray.util.metrics import Gauge
 
-        tags = {"run": self.run} | ({"language": point.language} if point.language else {})
         name = f"ccp_ray_{point.kind}_{point.name}"
+        metric = METRICS.get(name)
+        if metric is None:
+            if name not in self._unlisted:
+                self._unlisted.add(name)
+                say(f"telemetry: {name} is not in the catalog of metrics; it is written to files alone")
+            return
         if name not in self._gauges:
-            self._gauges[name] = Gauge(name, f"{point.kind}: {point.name}, at the last report", tuple(tags))
-        self._gauges[name].set(point.value, tags)
+            self._gauges[name] = Gauge(name, metric.meaning, metric.tags)
+        tags = {metric.label: point.label} if metric.label and point.label else {}
+        self._gauges[name].set(point.value, {"run": self.run} | tags)
 
 
 def _events(rows: list[tuple[float, Row]]) -> bytes:
@@ -128,8 +154,8 @@ def _events(rows: list[tuple[float, Row]]) -> bytes:
         writer = EventsWriter(f"{scratch}/events")
         for when, row in rows:
             step = int(row["step"])
-            for kind, name, language, value in points(row):
-                tag = f"{name}/{language}" if language else f"{kind}/{name}"  # TensorBoard groups by the first part
+            for kind, name, label, value in points(row):
+                tag = f"{name}/{label}" if label else f"{kind}/{name}"  # TensorBoard groups by the first part
                 writer.write_event(Event(wall_time=when, step=step, summary=scalar(tag, value)))
             for problem in row.get("problems", []):
                 writer.write_event(Event(wall_time=when, step=step, summary=text("problems", problem)))

@@ -7,6 +7,7 @@ same from the store alone.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +17,8 @@ from ccp_ray.board import Board, Watch
 from ccp_ray.combinations import check_hardware
 from ccp_ray.config import StrictModel
 from ccp_ray.errors import CcpError, UsageError
+from ccp_ray.log_fields import log_fields
+from ccp_ray.names import shown_name
 from ccp_ray.progress import Meter, say
 from ccp_ray.telemetry import Telemetry
 from ccp_ray.training_config import TrainingConfig, even_world
@@ -68,12 +71,15 @@ def train(
     workers, use_gpu = _say_workers(name, config)
     # On the driver's node, where Ray Train has its controller: with another node's death this run goes on.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+    readable = shown_name(name, output)
+    remote = ray.remote(num_cpus=0, scheduling_strategy=here)(Board)
+    board = remote.options(name=f"board of {readable} {os.urandom(3).hex()}").remote()
     with tempfile.TemporaryDirectory(prefix="ccp-ray-train-") as scratch:
         trainer = TorchTrainer(
             work,
             train_loop_config={
                 **arguments,
+                "stage": name,
                 "output": output,
                 "board": board,
                 "threads": config.resources.cpus_per_worker,
@@ -86,14 +92,14 @@ def train(
                 elastic_resize_monitor_interval_s=config.resources.resize_every_s,
             ),
             run_config=RunConfig(
-                name=name,
+                name=readable,
                 storage_path=scratch,
                 failure_config=FailureConfig(max_failures=config.resources.max_failures),
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),
         )
         meter, telemetry = Meter(name, steps, "steps"), Telemetry(output)
-        with meter, telemetry, Watch(board, meter, telemetry):
+        with log_fields(run=output, stage=name), meter, telemetry, Watch(board, meter, telemetry):
             try:
                 trainer.fit()
             except Exception as error:

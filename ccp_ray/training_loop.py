@@ -19,7 +19,9 @@ from ccp_ray.checkpoints import Checkpoints
 from ccp_ray.errors import TrainingError
 from ccp_ray.hardware import device
 from ccp_ray.preemption import Notice, Notices, PreemptedError
+from ccp_ray.process_metrics import total
 from ccp_ray.progress import say
+from ccp_ray.step_clock import CHECKPOINT, MEASURE, StepClock
 from ccp_ray.training_config import TrainingConfig
 
 Row = dict[str, Any]
@@ -31,6 +33,7 @@ class Step(Protocol):
     """What a training repeats. What follows a step depends on (seed, step) and `state()`, on nothing else."""
 
     engine: Any
+    clock: StepClock
 
     def run(self, step: int, signals: Mapping[str, float] | None = None) -> dict[str, float]:
         """Do it; means over all ranks by metric name, and of `signals`. Raises TrainingError on all ranks."""
@@ -122,12 +125,11 @@ class TrainingLoop(ABC):
                 self._log(step, time.monotonic() - started, report)
                 started = time.monotonic()
             if step % self.measure_every == 0 or last:
-                self._measure(step, report)
+                with self.step.clock.timed(MEASURE):
+                    self._measure(step, report)
             if self._due(step) or notice is not Notice.NONE:
-                self.checkpoints.settle()  # before what may fail: the save in flight is a good one
-                self._check_weights(step)
-                self.checkpoints.kept_besides = set(self.kept_besides())
-                self.checkpoints.save(self.engine, step, self.step.state(), self._progress())
+                with self.step.clock.timed(CHECKPOINT):
+                    self._save(step)
             if notice is not Notice.NONE:
                 self.checkpoints.settle()  # now: the node may be gone before the next step would commit it
                 said = f"{notice.value}; the checkpoint of step {step} is complete"
@@ -135,6 +137,12 @@ class TrainingLoop(ABC):
                     self.tell(said)
                 if notice is Notice.END and not last:
                     raise PreemptedError(said)
+
+    def _save(self, step: int) -> None:
+        self.checkpoints.settle()  # before what may fail: the save in flight is a good one
+        self._check_weights(step)
+        self.checkpoints.kept_besides = set(self.kept_besides())
+        self.checkpoints.save(self.engine, step, self.step.state(), self._progress())
 
     def _due(self, step: int) -> bool:
         """Whether a checkpoint is to be saved."""
@@ -147,7 +155,8 @@ class TrainingLoop(ABC):
         agreed = {name: means.pop(name) for name in signals}
         self._window.append(means)
         if self.checkpoints.saving and agreed[_UPLOADING] == 0:
-            self.checkpoints.settle()
+            with self.step.clock.timed(CHECKPOINT):
+                self.checkpoints.settle()
         return self.notices.heed(agreed)
 
     def _progress(self) -> dict[str, Any]:
@@ -163,10 +172,22 @@ class TrainingLoop(ABC):
         tokens = row["tokens"] * self.training.groups_per_step * len(self._window)
         self._tokens += tokens
         self._seconds += seconds
+        live = self._live(tokens, seconds)
         self._window.clear()
         self.rows.append(row)
         if self.rank == 0:
-            report(row | {"tokens_per_s": tokens / seconds})
+            report(row | live)
+
+    def _live(self, tokens: float, seconds: float) -> Row:
+        """What a row says besides to whoever looks on: it is not the same in a run that repeats it."""
+        lag = self.checkpoints.commit_lag_s
+        return {
+            "steps": self.steps,
+            "tokens_per_s": tokens / seconds,
+            "step_seconds": self.step.clock.take(len(self._window), seconds),
+            "store_errors": total("ccp_ray_store_errors"),
+            "store_retries": total("ccp_ray_store_retries"),
+        } | ({"commit_lag_s": lag} if lag is not None else {})
 
     def _measure(self, step: int, report: Report) -> None:
         """Measure and judge."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,23 +23,26 @@ from ccp_ray.encoder import Encoder
 from ccp_ray.engine import learning_rates, set_learning_rates, skipped, start_engine
 from ccp_ray.errors import CcpError, TrainingError
 from ccp_ray.head import RunningStatistics, Statistics
+from ccp_ray.language_loss import joined_by_language, plain_names, split_by_language
 from ccp_ray.loss import ContrastiveOutput, bidirectional_info_nce
 from ccp_ray.mlm import masked_copy
 from ccp_ray.momentum import KeyEncoder
 from ccp_ray.objective import CcpModel, GroupBatch, GroupOutput, MaskedBatch, collate
 from ccp_ray.pretrain_config import PretrainConfig
 from ccp_ray.sampling import Draw, Sampler, random_generator
+from ccp_ray.step_clock import DATA, FORWARD_BACKWARD, OPTIMIZER, SYNC, StepClock
 
 _NAMED = 8  # documents of a group that an error names
 _WITH_KEYS = ("staleness_gap", "bank_age", "bank_masked_share")  # 0 in a group that met no key of its bank
 
 
-def metrics_row(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def metrics_row(steps: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Means over steps and groups; of `_WITH_KEYS` over the groups that met bank keys alone, for the zeros of the
-    others would hide them."""
-    row = {name: sum(one[name] for one in steps) / len(steps) for name in steps[0]}
-    met = row["bank_groups"]
-    return row | {name: row[name] / met if met else 0.0 for name in _WITH_KEYS}
+    others would hide them; and the loss of each language's groups, unless groups are mixed."""
+    row: dict[str, Any] = {name: sum(one[name] for one in steps) / len(steps) for name in plain_names(steps[0])}
+    met, by_language = row["bank_groups"], joined_by_language(steps)
+    row |= {name: row[name] / met if met else 0.0 for name in _WITH_KEYS}
+    return row | ({"loss_by_language": by_language} if by_language else {})
 
 
 class StepResult(NamedTuple):
@@ -75,6 +78,7 @@ class TrainingStep:
         model = CcpModel(encoder.model, encoder.pooling, config.projection, with_mlm, config.norm, config.head_start)
         self.running = RunningStatistics(model.head.width, config.norm_momentum, where)
         self.keys = KeyEncoder(model, config.bank.momentum) if config.bank.momentum is not None else None
+        self.clock = StepClock(where)
         self.engine = start_engine(model, config, world)
         self.engine.train()
         if self.keys:
@@ -86,18 +90,22 @@ class TrainingStep:
         Raises TrainingError on all ranks for a loss not finite, naming the groups it is of.
         """
         config = self.config
+        self.clock.start()
         set_learning_rates(self.engine, rates := learning_rates(config.optimizer, config.steps, step))
         result = self._groups(step)
         self._remember(step, result)
         told = {name: torch.tensor(value, device=self.device) for name, value in (signals or {}).items()}
-        means = mean_over_ranks(result.metrics | told)
+        losses, shares = self._by_language(step, result.metrics["contrastive"])
+        means = mean_over_ranks(result.metrics | losses | told)
+        self.clock.stop(SYNC)
         if not math.isfinite(means["loss"]):
             raise TrainingError(
                 f"the loss is {means['loss']} at step {step}, in {self._not_finite(step, result.metrics['loss'])}; "
                 "the last checkpoint is kept; lower optimizer.lr and choose another --output"
             )
         bank_fill = self.banks.fill() if config.bank.size else 0.0
-        return means | {"lr": rates["encoder"], "skipped": float(skipped(self.engine)), "bank_fill": bank_fill}
+        scalars = {"lr": rates["encoder"], "skipped": float(skipped(self.engine)), "bank_fill": bank_fill}
+        return means | shares | scalars
 
     def epochs(self, step: int) -> dict[str, float]:
         """How often each language's sentences have been centres before the step."""
@@ -137,11 +145,14 @@ class TrainingStep:
             running_side = (step + group) % 2
             lang, batch = self._batch(step, group, running_side)
             torch.manual_seed(int(random_generator(self.config.seed, "dropout", step, group).integers(1 << 62)))
+            self.clock.lap(DATA)
             output = self._forward(batch, running_side, running)
             contrast, term = self._contrast(output, lang, running_side, step)
             loss = contrast.loss + self.config.mlm.weight * output.mlm
             self.engine.backward(loss)
+            self.clock.lap(FORWARD_BACKWARD)
             self.engine.step()
+            self.clock.lap(OPTIMIZER)
             side = output.centre if running_side == 0 else output.context
             keys.append(side.vectors_PD.detach())
             hashes.append(side.hashes_P)
@@ -176,12 +187,22 @@ class TrainingStep:
             own["statistics"] = result.statistics_G2D
         everyones = gather_groups(own) if own else {}
         if "keys" in everyones:
-            langs = [self.sampler.language(step, group) for group in range(self.config.groups_per_step)]
-            self.banks.push(langs, everyones["keys"], everyones["hashes"], step)
+            self.banks.push(self._languages(step), everyones["keys"], everyones["hashes"], step)
         if "statistics" in everyones:
             self.running.update(everyones["statistics"])
         if self.keys:
             self.keys.follow(self.engine.module)
+
+    def _languages(self, step: int) -> list[str]:
+        """Of all groups of all ranks; of mixed groups only a label."""
+        return [self.sampler.language(step, group) for group in range(self.config.groups_per_step)]
+
+    def _by_language(self, step: int, losses_G: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        if self.config.mixed_groups:
+            return {}, {}
+        languages = self._languages(step)
+        own = languages[self.rank * self.groups : (self.rank + 1) * self.groups]
+        return split_by_language(losses_G, own, languages)
 
     def _not_finite(self, step: int, losses_G: torch.Tensor) -> str:
         """The groups of all ranks whose loss is not finite, in words. Collective."""

@@ -8,6 +8,8 @@ from typing import Any
 
 from ccp_ray.errors import CcpError
 from ccp_ray.ledger import Entry, FileRecord, Ledger, put_bytes
+from ccp_ray.log_fields import log_fields
+from ccp_ray.progress import say
 from ccp_ray.storage import Store
 from ccp_ray.training_config import even_world
 from ccp_ray.training_loop import TrainingLoop
@@ -20,6 +22,16 @@ def work_in_group(arguments: dict[str, Any], groups: int, train: Callable[[], No
 
     A CcpError goes to the board and ends the run; what else escapes makes Ray Train restart the workers.
     """
+    import torch.distributed as dist
+
+    rank = dist.get_rank()
+    with log_fields(run=arguments["output"], stage=arguments["stage"], rank=rank):
+        say(f"worker {rank} of {dist.get_world_size()} is there")
+        _work(arguments, groups, train)
+        say(f"worker {rank} is through")
+
+
+def _work(arguments: dict[str, Any], groups: int, train: Callable[[], None]) -> None:
     import ray
     import torch
     import torch.distributed as dist
@@ -36,6 +48,7 @@ def work_in_group(arguments: dict[str, Any], groups: int, train: Callable[[], No
     try:
         train()
     except CcpError as error:
+        say(str(error), level="error")
         ray.get(board.fail.remote(type(error).__name__, str(error)))
         raise
     dist.barrier()

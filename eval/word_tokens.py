@@ -69,7 +69,7 @@ def _spread(texts: Sequence[str]) -> list[Tokenised]:
 
     tokenise(texts[:1])  # a missing model is told before anything starts
     with ray_session():
-        remote = ray.remote(num_cpus=1)(_carried)
+        remote = ray.remote(num_cpus=1)(_carried).options(name="word tokens")
         size = min(_CHUNK, -(-len(texts) // cluster_cpus()))
         parts = ray.get([remote.remote(texts[start : start + size]) for start in range(0, len(texts), size)])
     for _, error in parts:

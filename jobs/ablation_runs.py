@@ -84,7 +84,7 @@ def _run_all(todo: Sequence[TrialPlan], output: str, config: AblationConfig) -> 
         while waiting or running:
             while waiting and len(running) < at_once:
                 plan = waiting.pop(0)
-                running[task.remote(plan, output)] = plan
+                running[task.options(name=f"trial {plan.name}").remote(plan, output)] = plan
             ended, _ = ray.wait(list(running), num_returns=1)
             plan = running.pop(ended[0])
             failure, note = _outcome(ended[0])

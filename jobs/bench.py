@@ -2,7 +2,7 @@
 
 stages     each stage of the quickstart's pipeline            jobs.benches.stages
 training   a training step against others                     jobs.benches.training
-embed      encoder loop, job, workers, memory, restart, GPU   jobs.benches.embed
+embed      encoder loop, job, workers, memory, restart, …     jobs.benches.embed
 index      the job's build against plain FAISS                jobs.benches.index
 search     sharded search against one IndexFlatIP             jobs.benches.search
 store      requests on disk and on S3 servers                 jobs.benches.store
@@ -70,7 +70,7 @@ def bench(
     section: Annotated[list[str] | None, typer.Option(help="Of embed, only this one; repeatable.")] = None,
     encoder: Annotated[str, typer.Option(help="Encoder of embed's sections.")] = ENCODER,
     texts: Annotated[int | None, typer.Option(min=10, help="Sentences of each section of embed.")] = None,
-    pieces: Annotated[int, typer.Option(min=2, help="Pieces of the restart's plan.")] = 10_000,
+    pieces: Annotated[int, typer.Option(min=2, help="Pieces of the plan of restart and status.")] = 10_000,
     rows: Annotated[int, typer.Option(min=100, help="Vectors of index and search.")] = 100_000,
     dimensions: Annotated[int, typer.Option(min=8, help="Of those vectors.")] = 384,
     factory: Annotated[list[str] | None, typer.Option(help="FAISS factory string to build; repeatable.")] = None,

@@ -7,6 +7,7 @@ A `CcpError` becomes one line and its exit code; any other exception is a bug an
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import json
 import os
@@ -20,6 +21,7 @@ import typer
 
 from ccp_ray.artifact import Artifact
 from ccp_ray.errors import CcpError, DataError, StoreError, UsageError
+from ccp_ray.log_fields import VARIABLE, log_fields
 from ccp_ray.node_probe import check_nodes
 from ccp_ray.progress import say
 from ccp_ray.session import ray_session, ray_session_at_need
@@ -51,16 +53,16 @@ def reported() -> Iterator[None]:
     try:
         yield
     except CcpError as error:
-        say(f"ccp-ray: error: {error}")
+        say(f"ccp-ray: error: {error}", level="error")
         raise typer.Exit(error.exit_code) from None
     except OSError as error:
         full = storage_full(error)
         if full is None:
             raise
-        say(f"ccp-ray: error: {full}")
+        say(f"ccp-ray: error: {full}", level="error")
         raise typer.Exit(full.exit_code) from None
     except KeyboardInterrupt:
-        say("ccp-ray: interrupted; run the same command again to continue")
+        say("ccp-ray: interrupted; run the same command again to continue", level="warning")
         raise typer.Exit(130) from None
 
 
@@ -181,8 +183,28 @@ def build_app(*verbs: Callable[..., None]) -> typer.Typer:
         # The first paragraph; typer would cut it at 45 characters in the list of verbs.
         summary = " ".join(inspect.cleandoc(verb.__doc__ or "").partition("\n\n")[0].split())
         settings = _PASSING if verb.__name__ in _PASS_ON else None
-        app.command(verb.__name__.rstrip("_").replace("_", "-"), short_help=summary, context_settings=settings)(verb)
+        name = verb.__name__.rstrip("_").replace("_", "-")
+        app.command(name, short_help=summary, context_settings=settings)(_logged(verb))
+    if len(verbs) > 1:
+        app.callback()(_options)
     return app
+
+
+def _logged(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb, with its name as the stage of every log line and what it writes as the run."""
+
+    @functools.wraps(verb)
+    def logged(**given: Any) -> None:
+        output = given.get("output")
+        with log_fields(stage=verb.__name__.removesuffix("_command"), **({"run": output} if output else {})):
+            verb(**given)
+
+    return logged
+
+
+def _options(json_logs: Annotated[bool, typer.Option(help=f"As {VARIABLE}=json: log lines are JSON.")] = False) -> None:
+    if json_logs:
+        os.environ[VARIABLE] = "json"
 
 
 def main(*verbs: Callable[..., None]) -> None:

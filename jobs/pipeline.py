@@ -30,6 +30,7 @@ from ccp_ray.errors import UsageError
 from ccp_ray.generate import generate
 from ccp_ray.index import IndexConfig, index
 from ccp_ray.languages import LanguagesConfig
+from ccp_ray.log_fields import log_fields
 from ccp_ray.prepare import PrepareConfig, prepare
 from ccp_ray.pretrain_config import PretrainConfig
 from ccp_ray.pretrain_job import initial_encoder, pretrain, starting_source
@@ -43,6 +44,7 @@ from jobs.generate import plan_generate
 from jobs.memory import EncoderShape
 from jobs.pipeline_curve import PipelineCurve, background_curve
 from jobs.pipeline_report import Finished, report
+from jobs.pipeline_stages import planned_stages, write_stages
 from jobs.plan import Plan, architecture_shape, duration, prepare_plan, pretrain_plan, source_shape
 from jobs.pretrain import planned_workers
 from jobs.usage import PeakMemory
@@ -110,7 +112,7 @@ class Stages:
     def run(self, name: str, work: Callable[[str], Artifact]) -> Artifact:
         started = time.monotonic()
         place = f"{self.output}/{name}"
-        with PeakMemory() as peak, _named(name):
+        with PeakMemory() as peak, _named(name), log_fields(run=place, stage=name):
             skipped = find_artifact(place) is not None
             artifact = work(place)
         seconds = time.monotonic() - started
@@ -122,6 +124,7 @@ class Stages:
 def pipeline(config: PipelineConfig, output: str) -> Artifact:
     """Run every stage that is not finished. Returns the report's artifact."""
     stages = Stages(output)
+    write_stages(stages.output, planned_stages(config))
     run_stages(config, stages)
     return report(config.title, stages.finished, config, f"{stages.output}/report")
 

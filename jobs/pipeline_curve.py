@@ -15,6 +15,7 @@ from pydantic import Field
 
 from ccp_ray.artifact import JOB
 from ccp_ray.config import StrictModel
+from ccp_ray.names import shown_name
 from ccp_ray.progress import say
 from ccp_ray.session import ray_session
 from ccp_ray.storage import open_store
@@ -39,7 +40,8 @@ def background_curve(run: str, data: Mapping[str, str], output: str, config: Cur
     with ray_session():
         import ray
 
-        task = ray.remote(num_cpus=0, max_retries=0)(_follow).remote(run, dict(data), output, config.model_dump_json())
+        remote = ray.remote(num_cpus=0, max_retries=0)(_follow).options(name=shown_name("curve", run))
+        task = remote.remote(run, dict(data), output, config.model_dump_json())
         try:
             yield
         except BaseException:

@@ -45,7 +45,7 @@ class Cluster:
 def started_cluster(
     dashboard: bool = False, own: Mapping[str, str] | None = None, more: Mapping[str, str] | None = None
 ) -> Iterator[Cluster]:
-    """A head node of two CPUs that demands a token. own: what the nodes' environment has besides; more: clients' too."""
+    """A head node of two CPUs that demands a token. own: of the nodes' environment alone; more: also of clients'."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
     # Ray's sockets lie below: a path of pytest's would be longer than a socket's name may be.
     folder = tempfile.mkdtemp(prefix="ccp-ray-")

@@ -28,6 +28,7 @@ from jobs.benches.index import index_bench, ivf_pq
 from jobs.benches.restart import restart_bench
 from jobs.benches.scoring import scoring_bench
 from jobs.benches.search import SHARDS, search_bench
+from jobs.benches.status import status_bench
 from jobs.benches.store import store_bench
 from jobs.benches.workers import gathered, shares
 from jobs.usage import largest_worker_bytes
@@ -130,6 +131,12 @@ def test_a_worker_of_ray_is_seen(ray_local: None) -> None:
 def test_a_restart_knows_what_is_left_on_disk_and_on_s3() -> None:
     part = restart_bench(20, 1)
     assert [figure["asked"] for figure in part["figures"]] == ["at most 5", "at most 5"]
+    assert all(figure["value"] > 0 for figure in part["figures"])
+
+
+def test_status_of_half_done_and_of_finished_work_on_disk_and_on_s3() -> None:
+    part = status_bench(20, 1)
+    assert [figure["asked"] for figure in part["figures"]] == ["at most 3"] * 4
     assert all(figure["value"] > 0 for figure in part["figures"])
 
 

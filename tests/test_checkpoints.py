@@ -93,7 +93,10 @@ def save_steps(made: Checkpoints, engine: Engine, *steps: int) -> None:
 @pytest.mark.usefixtures("alone")
 def test_what_was_saved_is_restored(tmp_path: Path) -> None:
     engine, other = Engine(), Engine()
-    save_steps(checkpoints(tmp_path), engine, 1, 2, 3)
+    made = checkpoints(tmp_path)
+    assert made.commit_lag_s is None
+    save_steps(made, engine, 1, 2, 3)
+    assert 0 < made.commit_lag_s < 60
     restored = checkpoints(tmp_path).restore(other)
     assert restored is not None
     assert (restored.step, restored.progress) == (3, {"rows": [{"step": 3}]})

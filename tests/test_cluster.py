@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,13 +19,29 @@ def cluster() -> Iterator[Cluster]:
 
 def test_jobs_run_on_a_cluster_with_a_token(cluster: Cluster, small_run, tmp_path: Path):
     documents = json_of(cluster.run("generate", "--output", tmp_path / "documents"))
-    corpus = json_of(cluster.run("prepare", tmp_path / "documents", "--output", tmp_path / "corpus"))
+    prepared = cluster.run("prepare", tmp_path / "documents", "--output", tmp_path / "corpus", CCP_RAY_LOGS="json")
+    corpus = json_of(prepared)
+    check_log_lines(prepared.stderr, cluster, str(tmp_path / "corpus"))
     embedded = json_of(
         cluster.run("embed", small_run.encoder, tmp_path / "corpus", "--output", tmp_path / "embeddings")
     )
     for made, verb in ((documents, "generate"), (corpus, "prepare"), (embedded, "embed")):
         here = small_run.results[verb].json["artifact"]["fingerprint"]
         assert made["artifact"]["fingerprint"] == here  # a cluster makes the same artifacts as a local Ray
+
+
+def check_log_lines(said: str, cluster: Cluster, run: str) -> None:
+    """The driver's are all JSON, and each piece has its line in the log of the worker that committed it."""
+    lines = [json.loads(line) for line in said.splitlines()]
+    stages = {line["stage"] for line in lines}
+    assert {line["run"] for line in lines} == {run}
+    assert {"tokens", "repeats"} <= stages
+    logs = Path(cluster.environment["RAY_TMPDIR"]).glob("session_2*/logs/worker-*.err")
+    told = [json.loads(line) for log in logs for line in log.read_text().splitlines() if line.startswith('{"time"')]
+    workers = {(line["stage"], line["piece"]) for line in told if line["run"] == run}
+    pieces = {(path.parent.name, path.stem) for path in Path(run, "_ledger").glob("*/*.json")}
+    assert workers == {(stage, piece) for stage, piece in pieces if stage in stages}
+    assert {line["pid"] for line in told}.isdisjoint({line["pid"] for line in lines})
 
 
 def test_a_wrong_token_is_one_clear_line(cluster: Cluster, tmp_path: Path):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from ccp_ray.artifact import Output, Request, open_output
@@ -28,11 +28,11 @@ def output(tmp_path) -> Output:
 
 
 def worker(uri: str, runs: Path):
-    """Work that writes one object and leaves a trace of every time that it ran."""
+    """Work that writes one object and leaves a trace of every time that it ran: what Ray calls the process then."""
 
     def work(name: str, payload: Any) -> Entry:
         runs.mkdir(exist_ok=True)
-        (runs / f"{name}-{uuid.uuid4().hex}").write_text(str(os.getpid()))
+        (runs / f"{name}-{uuid.uuid4().hex}").write_text(psutil.Process().cmdline()[0])
         record = put_bytes(open_store(uri), f"data/{name}", str(payload).encode())
         return Entry(rows=payload["rows"], files=[record], info={"double": 2 * payload["rows"]})
 
@@ -52,6 +52,7 @@ def test_each_piece_runs_once_and_only_if_missing(output, tmp_path):
     runs = tmp_path / "runs"
     entries = run_pieces(output, STAGE, PLAN, worker(output.uri, runs))
     assert ran(runs) == ["p0", "p1", "p3"]
+    assert {path.read_text() for path in runs.iterdir()} == {f"ray::Map({STAGE})"}
     assert list(entries) == list(PLAN)
     assert {name: entry.rows for name, entry in entries.items()} == {"p3": 0, "p0": 1, "p2": 77, "p1": 3}
     assert entries["p1"].info == {"double": 6}

@@ -17,9 +17,13 @@ from ccp_ray.artifact import Artifact, open_artifact, verify_artifact
 from ccp_ray.checkpoint_export import export_checkpoint
 from ccp_ray.encoder import Encoder
 from ccp_ray.errors import DataError, TrainingError, UsageError
+from ccp_ray.metric_catalog import METRICS
 from ccp_ray.pretrain_job import initial_encoder, plan_workers, pretrain
+from ccp_ray.step_clock import PARTS
+from ccp_ray.telemetry import points
 
 pytestmark = pytest.mark.timeout(600)
+LIVE = ("steps", "tokens_per_s", "step_seconds", "store_errors", "store_retries")
 LEAKY = {"norm": "symmetric", "monitor": {"every": 10, "pairs": 64, "leak": 0.01, "action": "warn"}}
 
 
@@ -56,11 +60,41 @@ def test_live_metrics_lie_beside_the_artifact(trained: Artifact) -> None:
     live = [json.loads(line) for line in lines]
     for row in live:
         row.pop("time")
-        row.pop("tokens_per_s", None)
+    training = [row for row in live if "probe" not in row]
+    speeds = [{name: row.pop(name) for name in LIVE} for row in training]
+    lags = [row.pop("commit_lag_s", None) for row in training]
     assert live == rows(trained)
+    parts = [speed["step_seconds"] for speed in speeds]
+    assert all(list(each) == list(PARTS) for each in parts)
+    assert all(min(each.values()) >= 0 for each in parts)
+    assert all(each["forward_backward"] == max(each.values()) for each in parts[1:])  # the first one's start is slow
+    assert {speed["steps"] for speed in speeds} == {30}
+    assert lags[0] is None  # nothing was committed yet
+    assert all(0 < lag < 60 for lag in lags[-2:])
+    assert {(speed["store_errors"], speed["store_retries"]) for speed in speeds} == {(0, 0)}  # a local disk
     assert any("tfevents" in key for key in keys)
     assert not any(record.path.startswith("_") for record in trained.files)
     assert verify_artifact(trained) == []
+
+
+def test_every_live_number_is_in_the_catalog_of_metrics(trained: Artifact) -> None:
+    keys = [info.key for info in trained.store.list("_telemetry/")]
+    lines = [line for key in keys if key.endswith(".jsonl") for line in trained.store.read(key).splitlines()]
+    seen = {f"ccp_ray_{point.kind}_{point.name}" for line in lines for point in points(json.loads(line))} - {
+        "ccp_ray_train_time"  # when the row came; a column of the file
+    }
+    assert seen <= METRICS.keys()
+    kinds = ("train", "language", "step", "probe", "monitor")
+    fine_tuning = {"ccp_ray_probe_loss", "ccp_ray_probe_mrr"}
+    assert seen == {name for name in METRICS if name.split("_")[2] in kinds} - fine_tuning
+
+
+def test_the_loss_by_language_is_a_part_of_the_loss(trained: Artifact) -> None:
+    for row in rows(trained):
+        if "probe" not in row:
+            by_language = row["loss_by_language"]
+            assert set(by_language) <= {"qaa", "qab", "qac"}
+            assert min(by_language.values()) <= row["contrastive"] <= max(by_language.values())
 
 
 def test_an_earlier_steps_encoder_is_exported_from_its_checkpoint(trained: Artifact, tmp_path: Path) -> None:

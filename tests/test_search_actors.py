@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import tiny_models
 from command_line import ccp, flip
 from hypothesis import given
@@ -98,3 +100,9 @@ def test_every_shard_is_dealt_once_and_no_hand_is_empty(shards, hands):
     assert all(dealt)
     held = [sum(shards[n] for n in hand) for hand in dealt]
     assert max(held) - min(held) <= max(shards)
+
+
+def test_actors_have_names_that_say_what_they_hold(by_actors: Index) -> None:
+    names = sorted(name for name in ray.util.list_named_actors() if name.startswith("search-"))
+    assert len(names) == len(actors_of(by_actors)) == 2
+    assert all(re.fullmatch(r"search-actors\d*-index shards? \d(, \d)? [0-9a-f]{6}", name) for name in names)

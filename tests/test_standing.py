@@ -13,7 +13,7 @@ from ccp_ray.artifact import JOB, Request
 from ccp_ray.errors import DamagedError
 from ccp_ray.ledger import Entry, Ledger
 from ccp_ray.standing import recent_speed, standing
-from ccp_ray.storage import LocalStore, open_store
+from ccp_ray.storage import LocalStore, Store, open_store
 
 NOW = 1_900_000_000.0
 
@@ -95,7 +95,7 @@ def test_a_plan_without_commits(tmp_path):
     (stage,) = standing(store, NOW + 60).stages
     assert (stage.committed, stage.rows, stage.planned_rows, stage.rows_per_s, stage.left_s) == (0, 0, 11, None, None)
     assert standing(store, NOW + 60).active
-    assert standing(LocalStore(tmp_path / "none"), NOW) == ([], 0, None, False)
+    assert standing(LocalStore(tmp_path / "none"), NOW) == ([], 0, None, False, None)
 
 
 @pytest.mark.parametrize(
@@ -147,3 +147,49 @@ def test_outputs_below_an_output_and_below_a_folder(root_uri):
     assert list(open_store(places[1]).folders()) == ["data", "embeddings"]
     assert list(store.folders("run")) == ["deep", "evaluation"]
     assert list(store.folders("none")) == []
+
+
+@pytest.fixture
+def large(moto_bucket, monkeypatch) -> Store:
+    """On S3, 3 of 10 pieces committed, one with rows put aside, and the driver's word that it is 2."""
+    monkeypatch.setattr("ccp_ray.standing._MANY", 9)
+    store = open_store(f"{moto_bucket.uri}/out")
+    store.write(JOB, Request(kind="embeddings", config={}).model_dump_json().encode())
+    store.write("_plan/pieces.json", json.dumps({"pieces": {f"p{i}": 100 for i in range(10)}}).encode())
+    for number in range(3):
+        Ledger(store, "_ledger/pieces").commit(f"p{number}", Entry(rows=100, quarantined=number))
+    Ledger(store, "_ledger/rows").commit("00000", Entry())
+    store.write("quarantine/p2.jsonl", b"{}\n{}\n")
+    store.write("quarantine/p9.jsonl", b"{}\n")  # of a piece that is not committed
+    for attempt, done in (("20300101T000000Z-ffff", 1), ("20300102T000000Z-0000", 2)):
+        word = {"time": time.time() - 90, "stage": "embed", "done": done, "rows_per_s": 5.0}
+        store.write(f"_telemetry/{attempt}/rows-00000.jsonl", json.dumps(word).encode())
+    return store
+
+
+def test_of_many_pieces_on_s3_the_drivers_word_is_taken_unless_they_are_to_be_listed(large, monkeypatch):
+    listed = []
+    lists = type(large).list
+    with monkeypatch.context() as patch:
+        patch.setattr(type(large), "list", lambda self, prefix="": listed.append(prefix) or lists(self, prefix))
+        found = standing(large)
+    assert not any("_ledger/pieces".startswith(prefix) for prefix in listed)
+    pieces = next(stage for stage in found.stages if stage.name == "pieces")
+    assert (pieces.committed, pieces.planned, pieces.rows, pieces.planned_rows) == (2, 10, 200, 1000)
+    assert (pieces.rows_per_s, pieces.left_s) == (5.0, 160.0)
+    assert (found.quarantined, found.active) == (2, True)
+    assert found.noted_s == pytest.approx(90, abs=20)
+    assert next(stage for stage in found.stages if stage.name == "rows").committed == 1
+    exact = standing(large, exact=True)
+    assert next(stage for stage in exact.stages if stage.name == "pieces").committed == 3
+    assert (exact.quarantined, exact.noted_s) == (2, None)
+    said = ccp("status", large.root).out.splitlines()[-1]
+    assert "; by the job's own word of 1.5 minutes ago (--exact lists every piece); last commit " in said
+    assert "2 of 10 pieces" in ccp("status", large.root).out
+    assert "3 of 10 pieces" in ccp("status", large.root, "--exact").out
+
+
+def test_a_word_that_was_damaged_is_named(large):
+    large.write("_telemetry/20300103T000000Z-0000/rows-00000.jsonl", b'{"stage": "embed"}')
+    with pytest.raises(DamagedError, match=r"rows-00000\.jsonl: damaged metrics; delete this object"):
+        standing(large)

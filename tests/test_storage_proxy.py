@@ -5,6 +5,7 @@ What passes is survived, what lasts ends in an error that says where and what to
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -226,3 +227,33 @@ def test_a_bucket_that_forbids_writing_is_refused_at_once(artifact, monkeypatch)
     proxy.clear()
     assert [info.key for info in open_store(f"{bucket}/new").list()] == []
     assert [info.key for info in open_store(half.uri).list()] == ["_job.json"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "method", "times", "errors", "retries"),
+    [
+        ("503", "PUT", 1, [("PutObject", "SlowDown")], [("PutObject", "SlowDown")]),
+        ("503", "PUT", 2, 2 * [("PutObject", "SlowDown")], [("PutObject", "SlowDown")]),  # two tries, both failed
+        ("403", "PUT", 1, [("PutObject", "AccessDenied")], []),
+        ("cut_request", "PUT", 1, [("PutObject", "ConnectionClosedError")], [("PutObject", "ConnectionClosedError")]),
+        ("cut_answer", "GET", 1, [("GetObject", "ResponseStreamingError")], [("GetObject", "ResponseStreamingError")]),
+        ("", "PUT", 0, [], []),
+    ],
+)
+def test_errors_and_retries_are_counted_by_operation_and_code(
+    proxied_moto, monkeypatch, fault, method, times, errors, retries
+):
+    proxy, bucket = proxied_moto
+    store = open_store(f"{bucket.uri}/p")
+    store.write("there", SMALL)
+    counted = []
+    monkeypatch.setattr("ccp_ray.store_events.count", lambda name, tags: counted.append((name, *tags.values())))
+    if fault:
+        proxy.inject(fault, method, "/p/", times=times)
+    with contextlib.suppress(StoreError):
+        store.write("new", SMALL)
+        store.read("there")
+        store.write_if_absent("there", SMALL)  # answers that are no errors: the condition is not met,
+        store.size("nowhere")  # and there is nothing
+    assert [entry[1:] for entry in counted if entry[0] == "ccp_ray_store_errors"] == errors
+    assert [entry[1:] for entry in counted if entry[0] == "ccp_ray_store_retries"] == retries

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ccp_ray import process_metrics
 from ccp_ray.errors import StoreError
 from ccp_ray.storage import LocalStore, open_store
 from ccp_ray.telemetry import Point, Telemetry, points
@@ -48,6 +51,7 @@ def lines(one: Telemetry) -> list[dict]:
 
 def test_the_numbers_of_rows():
     assert list(points(TRAINING)) == [
+        Point("train", "step", None, 10.0),
         Point("train", "loss", None, 4.25),
         Point("train", "accuracy", None, 0.5),
         Point("train", "tokens_per_s", None, 1e6),
@@ -57,6 +61,26 @@ def test_the_numbers_of_rows():
     assert Point("probe", "std", "en", 0.75) in probed
     assert probed[-1] == Point("monitor", "problems", None, 1.0)
     assert list(points({"step": 0, "probe": {}})) == [Point("monitor", "problems", None, 0.0)]
+    parts = {"step": 1, "loss_by_language": {"de": 4.0}, "step_seconds": {"data": 0.5, "sync": 0.25}}
+    assert list(points(parts))[1:] == [
+        Point("language", "loss", "de", 4.0),
+        Point("step", "seconds", "data", 0.5),
+        Point("step", "seconds", "sync", 0.25),
+    ]
+    pieces = {"step": 3, "stage": "tokens", "done": 3, "rows_per_s": 7.5}
+    assert list(points(pieces)) == [
+        Point("pieces", "done", "tokens", 3.0),
+        Point("pieces", "rows_per_s", "tokens", 7.5),
+    ]
+
+
+def test_a_number_that_the_catalog_lacks_is_told_once_and_still_written(telemetry, capsys):
+    for step in (1, 2):
+        telemetry.add({"step": step, "nonsense": 1.0})
+    told = "telemetry: ccp_ray_train_nonsense is not in the catalog of metrics; it is written to files alone\n"
+    assert capsys.readouterr().err == told
+    telemetry.flush()
+    assert [row["nonsense"] for row in lines(telemetry)] == [1.0, 1.0]
 
 
 def test_tensorboard_reads_what_was_written_in_several_flushes(root_uri, ray_local, tmp_path):
@@ -145,17 +169,45 @@ def test_ray_serves_the_last_numbers_to_prometheus(telemetry):
 
     telemetry.add(TRAINING)
     telemetry.add(PROBE)
-    telemetry.add(TRAINING | {"loss": 3.5})
+    telemetry.add(TRAINING | {"loss": 3.5, "loss_by_language": {"en": 2.5}, "step_seconds": {"data": 0.125}})
+    telemetry.add({"step": 3, "stage": "tokens", "done": 3, "planned": 9, "rows": 30, "rows_per_s": 7.5})
+
+    def counted_elsewhere(run: str) -> None:
+        process_metrics.count("ccp_ray_store_errors", ERROR)
+        process_metrics.observe_lag(run, "tokens", 0.25)
+
+    ray.get([ray.remote(counted_elsewhere).remote(telemetry.run) for _ in range(3)])
+    process_metrics.count("ccp_ray_store_errors", ERROR)
+    run = {"run": telemetry.run}
+    wanted = {
+        ("ray_ccp_ray_train_loss", *run.items()): 3.5,
+        ("ray_ccp_ray_language_loss", *(run | {"language": "en"}).items()): 2.5,
+        ("ray_ccp_ray_step_seconds", *(run | {"part": "data"}).items()): 0.125,
+        ("ray_ccp_ray_probe_std", *(run | {"language": "en"}).items()): 0.75,
+        ("ray_ccp_ray_monitor_problems", *run.items()): 1.0,
+        ("ray_ccp_ray_pieces_rows_per_s", *(run | {"stage": "tokens"}).items()): 7.5,
+        ("ray_ccp_ray_store_errors_total", *ERROR.items()): 4.0,  # of two or more processes
+        ("ray_ccp_ray_commit_lag_seconds_count", *(run | {"stage": "tokens"}).items()): 3.0,
+        ("ray_ccp_ray_commit_lag_seconds_sum", *(run | {"stage": "tokens"}).items()): 0.75,
+    }
     port = ray.nodes()[0]["MetricsExportPort"]
-    wanted = {"ray_ccp_ray_train_loss": 3.5, "ray_ccp_ray_probe_std": 0.75, "ray_ccp_ray_monitor_problems": 1.0}
     give_up, found = time.monotonic() + 60, {}
     while found != wanted and time.monotonic() < give_up:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
-            served = [line for line in reply.read().decode().splitlines() if f'run="{telemetry.run}"' in line]
-        found = {
-            line.partition("{")[0]: float(line.rpartition(" ")[2])
-            for line in served
-            if line.partition("{")[0] in wanted and 'language="de"' not in line
-        }
+            found = sums(reply.read().decode(), wanted)
         time.sleep(0.5)
     assert found == wanted
+
+
+ERROR = {"operation": "PutObject", "code": f"Test{os.getpid()}"}
+
+
+def sums(served: str, wanted: dict) -> dict:
+    """Of the wanted series, over all processes, as Prometheus' own parser reads them."""
+    found: dict = {}
+    samples = [sample for family in text_string_to_metric_families(served) for sample in family.samples]
+    for name, *tags in wanted:
+        values = [s.value for s in samples if s.name == name and s.labels.items() >= dict(tags).items()]
+        if values:
+            found[(name, *tags)] = sum(values)
+    return found

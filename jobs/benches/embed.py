@@ -5,6 +5,7 @@ job        the complete job against the bare loop; S3 against local   jobs.bench
 workers    texts/s over workers, a core each                          jobs.benches.scaling
 memory     peaks at n and 10 n texts                                  jobs.benches.scaling
 restart    what is left of a plan of many pieces                      jobs.benches.restart
+status     what `ccp-ray status` takes of such an output              jobs.benches.status
 gpu        XLM-R base on a GPU; only where there is one               jobs.benches.gpu
 """
 
@@ -21,9 +22,10 @@ from jobs.benches.figures import BenchOptions
 from jobs.benches.job import job_bench
 from jobs.benches.restart import restart_bench
 from jobs.benches.scaling import memory_bench, workers_bench
+from jobs.benches.status import status_bench
 from jobs.benches.texts import Texts, bench_texts
 
-SECTIONS = ("encode", "job", "workers", "memory", "restart", "gpu")
+SECTIONS = ("encode", "job", "workers", "memory", "restart", "status", "gpu")
 _TEXTS = {"encode": 8_000, "job": 200_000, "workers": 24_000, "memory": 200_000, "gpu": 100_000}
 
 
@@ -51,6 +53,8 @@ def embed_bench(options: BenchOptions, done: Callable[[dict[str, Any]], object])
 def _section(name: str, options: BenchOptions, folder: Path) -> dict[str, Any]:
     if name == "restart":
         return restart_bench(options.pieces, options.rounds)
+    if name == "status":
+        return status_bench(options.pieces, options.rounds)
     texts = bench_texts(options.documents, options.texts or _TEXTS[name], folder / "generated")
     return _measured(name, options, texts, folder) | texts.describe(options.documents)
 

@@ -22,7 +22,7 @@ from ccp_ray.pieces import outstanding
 from jobs.benches.figures import Figure, interleaved, median, report
 from jobs.loopback import s3_bucket
 
-_STAGE = "pieces"
+STAGE = "pieces"
 _THREADS = 16
 _ROWS = 65_536
 
@@ -33,7 +33,7 @@ def restart_bench(pieces: int, rounds: int) -> dict[str, Any]:
     figures, measured = [], {}
     for kind in ("local disk", "S3"):
         with _root(kind) as root:
-            _half_done(root, names)
+            half_done(root, names)
             measured[kind] = interleaved({kind: lambda root=root: _seconds(root, names)}, rounds, f"restart, {kind}")  # type: ignore[misc]
         what = f"{pieces:,} pieces, half committed: what is left, {kind}"
         figures.append(Figure(what, median(measured[kind], kind), "s", at_most=5.0))
@@ -50,15 +50,17 @@ def _root(kind: str) -> Iterator[str]:
             yield f"{folder}/out"
 
 
-def _request() -> Request:
+def bench_request() -> Request:
+    """What the output was asked to be."""
     inputs = [InputRef(role=role, uri=f"bench/{role}", fingerprint=role) for role in ("encoder", "texts")]
     return Request(kind="embeddings", config={"bench": True}, inputs=inputs)
 
 
-def _half_done(root: str, names: list[str]) -> None:
+def half_done(root: str, names: list[str]) -> None:
+    """An output whose every other piece is committed."""
     output = _opened(root)
-    outstanding(output, _STAGE, dict.fromkeys(names, _ROWS))
-    ledger = Ledger(output.store, f"_ledger/{_STAGE}")
+    outstanding(output, STAGE, dict.fromkeys(names, _ROWS))
+    ledger = Ledger(output.store, f"_ledger/{STAGE}")
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(lambda name: ledger.commit(name, _entry(name)), names[::2]))
 
@@ -72,7 +74,7 @@ def _entry(name: str) -> Entry:
 
 def _seconds(root: str, names: list[str]) -> float:
     started = time.perf_counter()
-    left = outstanding(_opened(root), _STAGE, dict.fromkeys(names, _ROWS))
+    left = outstanding(_opened(root), STAGE, dict.fromkeys(names, _ROWS))
     seconds = time.perf_counter() - started
     if sorted(left) != names[1::2]:
         raise CcpError(f"{root}: {len(left)} pieces are said to be left, expected {len(names) // 2}")
@@ -80,7 +82,7 @@ def _seconds(root: str, names: list[str]) -> float:
 
 
 def _opened(root: str) -> Output:
-    output = open_output(root, _request())
+    output = open_output(root, bench_request())
     if isinstance(output, Artifact):
         raise CcpError(f"{root}: finished, though nothing was run")
     return output

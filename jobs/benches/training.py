@@ -45,6 +45,7 @@ _SETTINGS: dict[str, Any] = {
 _KINDS = ("clock", "cpu")
 _SHARED = f"sync / full job, {_RANKS} workers"
 _WORKERS = (1, 2, 4, 8, 16)
+_WATCHING = 0.01  # of a step
 
 
 def training_bench(documents: list[str], rounds: int) -> dict[str, Any]:
@@ -92,6 +93,7 @@ def compare(corpus_uri: str, rounds: int, folder: str) -> dict[str, Any]:
     import torch.distributed as dist
 
     from jobs.benches.contenders import BareLoop, FullJob, SentenceTransformers
+    from jobs.benches.watching import watching_seconds
 
     config = build_config(PretrainConfig, _SETTINGS)
     reader, encoder = _joined_group(config, corpus_uri, folder, (0, 1))
@@ -122,7 +124,8 @@ def compare(corpus_uri: str, rounds: int, folder: str) -> dict[str, Any]:
         )  # fmt: skip
     dist.destroy_process_group()
     pairs = config.groups_per_step * config.pairs_per_group
-    return {"pairs_per_step": pairs, "rounds": measured, **summary(measured)}
+    watching = watching_seconds(config, list(reader.sizes), full.training.device)
+    return {"pairs_per_step": pairs, "rounds": measured, "watching": watching, **summary(measured)}
 
 
 def synchronise(rank: int, corpus_uri: str, steps: int, folder: str) -> dict[str, float]:
@@ -208,6 +211,10 @@ def training_table(figures: dict[str, Any]) -> str:
     lines.append(f"{'ratios':<34}{'time':>8}{'CPU time':>10}   promised")
     for name, each in figures["ratios"].items():
         lines.append(f"{name:<34}{each['clock']:>8.3f}{each['cpu']:>10.3f}   {promised[name]}")
+    if "watching" in figures:
+        share = figures["watching"] / figures["seconds"]["full job"]["clock"]
+        told = f"{1e6 * figures['watching']:.0f} µs a step, {100 * share:.2f} % of the full job"
+        lines.append(f"what watching adds (clock, loss by language): {told}, at most {100 * _WATCHING:g} %")
     held = ", ".join(f"{workers}: {megabytes(size)}" for workers, size in figures["bank_bytes"].items())
     lines.append(f"sharded banks a worker (8 languages x 4,096 x 256) by workers: {held}")
     return "\n".join(lines)
