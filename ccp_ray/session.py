@@ -159,7 +159,7 @@ def largest_node(resource: str) -> float:
 
 def _worker_environment() -> dict[str, str]:
     """What workers elsewhere need to know; never a credential: nodes have their own chain."""
-    names = [*_ENVIRONMENT, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"]
+    names = [*_ENVIRONMENT, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "CCP_RAY_STORE_PATIENCE"]
     return {name: os.environ[name] for name in names if name in os.environ}
 
 

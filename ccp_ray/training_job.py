@@ -17,6 +17,8 @@ from ccp_ray.combinations import check_hardware
 from ccp_ray.config import StrictModel
 from ccp_ray.errors import CcpError, UsageError
 from ccp_ray.progress import Meter, say
+from ccp_ray.storage import open_store
+from ccp_ray.store_watch import watched
 from ccp_ray.telemetry import Telemetry
 from ccp_ray.training_config import TrainingConfig, even_world
 
@@ -93,7 +95,7 @@ def train(
             ),
         )
         meter, telemetry = Meter(name, steps, "steps"), Telemetry(output)
-        with meter, telemetry, Watch(board, meter, telemetry):
+        with meter, telemetry, Watch(board, meter, telemetry), watched(open_store(output)):
             try:
                 trainer.fit()
             except Exception as error:

@@ -97,13 +97,13 @@ class FaultProxy:
 
 
 @contextlib.contextmanager
-def fault_proxy(server: str) -> Iterator[FaultProxy]:
-    """A running proxy in front of an endpoint."""
+def fault_proxy(server: str, host: str = "127.0.0.1") -> Iterator[FaultProxy]:
+    """A running proxy in front of an endpoint, listening on an address of this machine."""
     proxy = FaultProxy(server)
     handler = type("Handler", (_Handler,), {"proxy": proxy})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as listener:
+    with http.server.ThreadingHTTPServer((host, 0), handler) as listener:
         listener.daemon_threads = True
-        proxy.endpoint = f"http://127.0.0.1:{listener.server_port}"
+        proxy.endpoint = f"http://{host}:{listener.server_port}"
         thread = threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         try:
