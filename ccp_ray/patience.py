@@ -1,10 +1,11 @@
 """How long a request waits for a store that is out, and what a person hears of it.
 
-botocore's standard mode tries 8 times (`TRIES`): 3 s in all where nobody answers, 35 s where the store says SlowDown. An outage of
-half a minute would end a run of days, so after these tries a request goes on trying until `CCP_RAY_STORE_PATIENCE`
-seconds (600) have passed since it first failed: a random wait of up to 1, 2, 4, 8, 16 and then 20 s, so that many
-workers do not come back at one moment (full jitter), and one last try at the end. Then the error ends the run, and
-what is committed stays. An answer that is a refusal (403, 404, 412) is no outage and is never tried again.
+botocore's standard mode tries 8 times (`TRIES`): 3 s in all where nobody answers, 35 s where the store says SlowDown.
+An outage of half a minute would end a run of days, so after these tries a request goes on trying until
+`CCP_RAY_STORE_PATIENCE` seconds (600) have passed since it first failed: a random wait of up to 1, 2, 4, 8, 16 and then
+20 s, so that many workers do not come back at one moment (full jitter), and one last try at the end. Then the error
+ends the run, and what is committed stays. An answer that is a refusal (403, 404, 412) is no outage and is never tried
+again.
 
 A person who mistypes an endpoint should not wait that long: until it has answered this process once, it is given 20 s.
 In Ray's workers the driver has reached it before, so they have full patience from the start. `AWS_MAX_ATTEMPTS`, where
@@ -70,13 +71,13 @@ class Patience:
     def needs_retry(
         self, response: Any, caught_exception: Exception | None, request_dict: dict[str, Any], attempts: int, **_: Any
     ) -> float | None:
-        """botocore's `needs-retry` event, after each try: seconds to wait before the next; None: no try for our sake."""
+        """botocore's event after each try: seconds to wait before the next; None: no more tries for our sake."""
         trouble = _trouble(response, caught_exception)
         if trouble is None:
             self._answers(caught_exception is None)
             return None
         now = time.monotonic()
-        since = request_dict["context"].setdefault(_FAILED, now)
+        since: float = request_dict["context"].setdefault(_FAILED, now)
         self._is_silent(now, trouble)
         left = since + (self.seconds if self.answered else min(self.seconds, _FIRST_S)) - now
         if left <= 0:

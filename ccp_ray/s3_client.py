@@ -1,8 +1,9 @@
 """The client of the S3 side: made once a process and credential chain, and what is known of its endpoint.
 
 Retries are botocore's standard mode (8 tries, exponential back-off with jitter), which covers 500, 503
-SlowDown, throttling and cut connections; outages that last longer are `patience`'s. Whether the endpoint honours `If-None-Match` is probed once a bucket
-and process: AWS and most do; some accept the header and overwrite all the same, which the probe detects.
+SlowDown, throttling and cut connections; outages that last longer are `patience`'s. Whether the endpoint honours
+`If-None-Match` is probed once a bucket and process: AWS and most do; some accept the header and overwrite all the same,
+which the probe detects.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import os
 import threading
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 import boto3
@@ -77,7 +78,8 @@ def _new_client() -> S3Client:
 
 def _patient(made: S3Client) -> S3Client:
     """Of all answers to `needs-retry` the first that is not None counts: botocore's own tries come before ours."""
-    made.meta.events.register_last("needs-retry.s3", Patience(made.meta.endpoint_url, patience_s()).needs_retry)
+    patience: Any = Patience(made.meta.endpoint_url, patience_s())
+    made.meta.events.register_last("needs-retry.s3", patience.needs_retry)
     return made
 
 

@@ -114,7 +114,8 @@ class Host:
         log.unlink(missing_ok=True)
         process = self.start([RAY, "start", *options], log, **variables)
         started = wait_until(lambda: "Ray runtime started" in log.read_text() or process.poll() is not None, 90)
-        assert started and process.poll() is None, log.read_text()[-3000:]
+        assert started, log.read_text()[-3000:]
+        assert process.poll() is None, log.read_text()[-3000:]
 
     def start(self, command: Sequence[str | Path], log: Path, **variables: str) -> subprocess.Popen[bytes]:
         """A process on this host, in a group of its own; its output goes to `log`."""
@@ -175,9 +176,9 @@ class Host:
 
     def slow(self, milliseconds: int) -> None:
         """Delay every packet that leaves; 0: no more."""
-        change = ["add", "dev", "eth0", "root", "netem", "delay", f"{milliseconds}ms"]
-        command = change if milliseconds else ["del", "dev", "eth0", "root"]
-        subprocess.run(["tc", "-n", self.namespace, "qdisc", *command], check=True, capture_output=True)
+        command = ["tc", "-n", self.namespace, "qdisc", "replace", "dev", "eth0", "root"]
+        kind = ["netem", "delay", f"{milliseconds}ms"] if milliseconds else ["pfifo_fast"]
+        subprocess.run([*command, *kind], check=True, capture_output=True)
 
 
 @dataclass
