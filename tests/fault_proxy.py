@@ -19,6 +19,7 @@ import contextlib
 import http.client
 import http.server
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -101,8 +102,7 @@ def fault_proxy(server: str, host: str = "127.0.0.1") -> Iterator[FaultProxy]:
     """A running proxy in front of an endpoint, listening on an address of this machine."""
     proxy = FaultProxy(server)
     handler = type("Handler", (_Handler,), {"proxy": proxy})
-    with http.server.ThreadingHTTPServer((host, 0), handler) as listener:
-        listener.daemon_threads = True
+    with _Server((host, 0), handler) as listener:
         proxy.endpoint = f"http://{host}:{listener.server_port}"
         thread = threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True)
         thread.start()
@@ -112,6 +112,16 @@ def fault_proxy(server: str, host: str = "127.0.0.1") -> Iterator[FaultProxy]:
             proxy.closing.set()
             listener.shutdown()
             thread.join()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    """That a client was killed, or the server has ended, is no error of the proxy."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exc_info()[1], (ConnectionError, http.client.HTTPException, TimeoutError)):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

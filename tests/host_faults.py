@@ -6,18 +6,23 @@ import time
 from collections.abc import Callable
 
 from host_run import HostRun
+from ranks import wait_until
 
-OUT_S, CUT_S, SLOW_MS = 20.0, 4.0, 50
+OUT_S, CUT_S, SLOW = 20.0, 4.0, 4
 
 
 def worker_killed(hosted: HostRun) -> None:
-    """One that works, on the node or else on the head's host."""
-    for beginning in ("ray::RayTrainWorker", "ray::Map", "ray::"):
-        for host in (hosted.node, hosted.head):
-            if found := host.processes(beginning):
-                found[-1].kill()
-                return
-    raise AssertionError("no worker runs")
+    """One that works, on the node or else on the head's host; the first that comes, where none is there yet."""
+
+    def kill() -> bool:
+        for beginning in ("ray::RayTrainWorker", "ray::Map", "ray::"):
+            for host in (hosted.node, hosted.head):
+                if found := host.processes(beginning):
+                    found[-1].kill()
+                    return True
+        return False
+
+    assert wait_until(kill, 60), "no worker runs"
 
 
 def raylet_killed(hosted: HostRun) -> None:
@@ -73,7 +78,7 @@ def store_cut_off(hosted: HostRun) -> None:
 
 
 def hosts_slow(hosted: HostRun) -> None:
-    hosted.node.slow(SLOW_MS)
+    hosted.node.slow(SLOW)
     time.sleep(OUT_S)
     hosted.node.slow(0)
 
@@ -93,5 +98,5 @@ FAULTS: dict[str, Callable[[HostRun], None]] = {
     DRIVER: driver_killed,
     REFUSES: store_refuses,
     f"store cut off for {OUT_S:.0f} s": store_cut_off,
-    f"host slow ({SLOW_MS} ms a packet) for {OUT_S:.0f} s": hosts_slow,
+    f"host slow ({SLOW} Mbit/s) for {OUT_S:.0f} s": hosts_slow,
 }

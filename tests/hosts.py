@@ -39,6 +39,7 @@ RAY = Path(sys.executable).with_name("ray")
 NETWORK, STORE_ADDRESS, PORT = "10.77.0", "10.77.0.2", 6379
 _CLONE_NEWNET = 0x40000000
 _LOST = ("_proxy", "_PROXY")  # endings of variables that would lead a host's requests elsewhere
+_SLOWED = ("tbf", "burst", "16kb", "latency", "200ms")  # a token bucket
 _DETECTION = {  # a host that is cut off is missed after 3 s; with Ray's defaults it takes a minute
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "1000",
@@ -57,8 +58,17 @@ def obstacle() -> str:
         return "network namespaces need root"
     name = f"ccp-probe-{secrets.token_hex(3)}"
     made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
+    if made.returncode:
+        return f"no network namespaces here: {made.stderr.strip()}"
+    slowed = _tc(name, "lo", *_SLOWED, "rate", "1mbit")
     subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
-    return f"no network namespaces here: {made.stderr.strip()}" if made.returncode else ""
+    return f"this kernel cannot slow an interface down: {slowed.stderr.strip()}" if slowed.returncode else ""
+
+
+def _tc(namespace: str, device: str, *kind: str) -> subprocess.CompletedProcess[str]:
+    """Give a device a queue of this kind for what leaves it."""
+    command = ["tc", "-n", namespace, "qdisc", "replace", "dev", device, "root", *kind]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def _ip(*arguments: str) -> str:
@@ -174,11 +184,10 @@ class Host:
     def mend(self) -> None:
         _ip("-n", self.lan.name, "link", "set", self.port, "up")
 
-    def slow(self, milliseconds: int) -> None:
-        """Delay every packet that leaves; 0: no more."""
-        command = ["tc", "-n", self.namespace, "qdisc", "replace", "dev", "eth0", "root"]
-        kind = ["netem", "delay", f"{milliseconds}ms"] if milliseconds else ["pfifo_fast"]
-        subprocess.run([*command, *kind], check=True, capture_output=True)
+    def slow(self, megabits: int) -> None:
+        """Let no more than this leave in a second; 0: as fast as it can. (Many kernels come without netem's delays.)"""
+        done = _tc(self.namespace, "eth0", *([*_SLOWED, "rate", f"{megabits}mbit"] if megabits else ["pfifo_fast"]))
+        assert done.returncode == 0, done.stderr
 
 
 @dataclass
@@ -219,6 +228,11 @@ class Lan:
         for method in ("GET", "HEAD", "PUT", "POST", "DELETE"):
             self.proxy.inject(kind, method, times=None)
 
+    def left(self) -> list[str]:
+        """What is still there of it: namespaces (a process keeps its one) and the folder."""
+        names = [line.split()[0] for line in _ip("netns", "list").splitlines() if line.startswith(self.name)]
+        return [*names, *([str(self.folder)] if self.folder.exists() else [])]
+
     def close(self) -> None:
         """Kill what runs in the namespaces and delete them, whatever of it is there."""
         for host in self.hosts.values():
@@ -241,7 +255,11 @@ def started_lan(*names: str) -> Iterator[Lan]:
         for number, name in enumerate(names, start=11):
             lan.add(name, number)
         with _store(lan):
-            yield lan
+            try:
+                yield lan
+            finally:
+                for name in names:  # before the store: what still runs would wait for it
+                    lan[name].kill_all()
     finally:
         lan.close()
         shutil.rmtree(folder, ignore_errors=True)

@@ -16,10 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from host_faults import FAULTS
+from host_faults import FAULTS, WORKER
 from host_run import HostRun, read_table, write_table
 from hosts import Lan, obstacle, started_lan
-from pipeline_run import KILLED, fingerprints
+from pipeline_run import STAGES, fingerprints
 from small_recipe import write_recipe
 
 from ccp_ray.progress import say
@@ -39,7 +39,7 @@ def main() -> int:
     say(f"soak: seed {asked.seed}, {asked.minutes} minutes")
     chance, over = random.Random(asked.seed), time.monotonic() + 60 * asked.minutes
     with tempfile.TemporaryDirectory(prefix="ccp-soak-") as scratch, started_lan("a", "b", "c") as lan:
-        recipe, wanted, number = write_recipe(Path(scratch), baseline=True), None, 0
+        recipe, wanted, number = write_recipe(Path(scratch)), None, 0
         while time.monotonic() < over:
             # The first is left alone: what the others are compared with.
             plan = drawn(chance) if wanted else []
@@ -59,8 +59,12 @@ def main() -> int:
 
 def drawn(chance: random.Random) -> list[tuple[str, str, float]]:
     """(stage, fault, seconds into the stage), in the order of stages."""
-    stages = sorted(chance.sample(range(len(KILLED)), FAULTS_A_RUN))
-    return [(KILLED[stage], chance.choice(list(FAULTS)), chance.uniform(0, 3)) for stage in stages]
+    stages = sorted(chance.sample(range(len(STAGES)), FAULTS_A_RUN))
+    return [(STAGES[stage], chance.choice(_faults_of(STAGES[stage])), chance.uniform(0, 3)) for stage in stages]
+
+
+def _faults_of(stage: str) -> list[str]:
+    return [fault for fault in FAULTS if stage != "report" or fault != WORKER]  # a report is made by the driver alone
 
 
 def one(lan: Lan, recipe: Path, name: str, scratch: Path, plan: list[tuple[str, str, float]]) -> HostRun:

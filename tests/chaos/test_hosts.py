@@ -42,6 +42,7 @@ def lan() -> Iterator[Lan]:
         pytest.skip(obstacle())
     with started_lan("a", "b", "c") as started:
         yield started
+    assert started.left() == []
 
 
 @pytest.mark.timeout(1200)
@@ -86,7 +87,7 @@ def kill_driver(stage: str) -> Callable[[HostRun], None]:
 def in_training(hosted: HostRun) -> None:
     """The hosts are slow, so the training is not over before all is done to it."""
     for name in "bc":
-        hosted.lan[name].slow(host_faults.SLOW_MS)
+        hosted.lan[name].slow(host_faults.SLOW)
     meets(hosted, "encoder", host_faults.WORKER, host_faults.REPLACED, host_faults.LOST)
 
 
