@@ -63,6 +63,7 @@ class Patience:
     answered: bool = "RAY_RAYLET_PID" in os.environ  # in a worker of Ray
     _silent_since: float | None = None
     _told: bool = False
+    _trouble: str = ""
 
     def __post_init__(self) -> None:
         self.endpoint = re.sub(r"//[^/@\s]+@", "//", self.endpoint)  # the URL may carry a password
@@ -86,15 +87,25 @@ class Patience:
         return min(random.uniform(0, most), left)  # noqa: S311 - nothing secret
 
     def _is_silent(self, now: float, trouble: str) -> None:
+        """A timer tells of it, for the next try may be 20 s away."""
         with self._lock:
-            if self._silent_since is None:
-                self._silent_since = now
-            if self._told or now - self._silent_since < _TOLD_AFTER_S or not self.answered:
+            self._trouble = trouble
+            if self._silent_since is not None or not self.answered:
+                return
+            self._silent_since = now
+        timer = threading.Timer(_TOLD_AFTER_S, self._tell, (now,))
+        timer.daemon = True
+        timer.start()
+
+    def _tell(self, since: float) -> None:
+        with self._lock:
+            if self._silent_since != since:
                 return
             self._told = True
+        waited = f"{time.monotonic() - since:.0f} s ({self._trouble})"
         say(
-            f"store: no use of {self.endpoint} for {now - self._silent_since:.0f} s ({trouble}); each request waits up "
-            f"to {self.seconds:.0f} s for it ({VARIABLE}), then the run ends and what is committed stays"
+            f"store: no use of {self.endpoint} for {waited}; each request waits up to {self.seconds:.0f} s for it "
+            f"({VARIABLE}), then the run ends and what is committed stays"
         )
 
     def _answers(self, answered: bool) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from host_run import HostRun
 from ranks import wait_until
 
-OUT_S, CUT_S, SLOW = 20.0, 4.0, 4
+OUT_S, CUT_S, SLOW = 24.0, 4.0, 4
 
 
 def worker_killed(hosted: HostRun) -> None:

@@ -28,7 +28,11 @@ def in_progress(run: Path, stage: str) -> bool:
 
 def commits(run: Path) -> set[Path]:
     """Everything that counts so far."""
-    return {*run.glob("**/_ledger/**/*.json"), *run.glob("**/artifact.json")}
+    found: set[Path] = set()
+    for folder, _, names in os.walk(run):  # passes over folders that are deleted meanwhile
+        in_ledger = "_ledger" in Path(folder).parts
+        found |= {Path(folder, name) for name in names if in_ledger or name == "artifact.json"}
+    return found
 
 
 def fingerprints(run: str) -> dict[str, str]:

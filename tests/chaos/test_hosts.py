@@ -5,7 +5,7 @@ is started again, here or elsewhere, and goes on from the store. The driver is k
 training with its host, and besides
 
     embeddings   the raylet of a node is killed, and the node is started again
-    evaluation   the store answers every request with 503 for 20 seconds
+    evaluation   the store answers every request with 503 for 24 seconds
     encoder      hosts are slow; a worker is killed; a host is cut off for good and another comes late; at last all
                  hosts lose power and disks, the driver's first, and a new cluster goes on from the store alone
 
@@ -59,6 +59,8 @@ def test_a_pipeline_on_hosts_that_fail_ends_as_an_undisturbed_one(
     hosted.finish()
     assert fingerprints(str(hosted.run)) == undisturbed
     said = hosted.log.read_text()
+    assert "store: no use of" in said
+    assert "answers again" in said
     assert lan.environment["AWS_SECRET_ACCESS_KEY"] not in said
     assert lan.environment["RAY_AUTH_TOKEN"] not in said
     if os.environ.get("CCP_RAY_FAULT_TABLE"):
@@ -101,9 +103,6 @@ def in_evaluation(hosted: HostRun) -> None:
     kill_driver("evaluation")(hosted)
     hosted.wait_for_work()
     meets(hosted, "evaluation", host_faults.REFUSES)
-    said = hosted.log.read_text()
-    assert "store: no use of" in said
-    assert "answers again" in said
 
 
 DISTURBED = {stage: kill_driver(stage) for stage in STAGES}
@@ -117,7 +116,7 @@ def test_workers_come_and_go_with_their_hosts(small_run: SmallRun, lan: Lan, tmp
     A third host comes, and is used; it is cut off without a notice, and two go on. The run has no end.
     """
     config, log, output = tmp_path / "config.json", tmp_path / "log", tmp_path / "encoder"
-    endless = {"groups_per_step": 6, "pairs_per_group": 8, "steps": 10**6, "log_every": 1}
+    endless = {"groups_per_step": 6, "pairs_per_group": 8, "steps": 10**6}
     endless |= {"bank": {"size": 32, "warmup_steps": 2, "placement": "sharded"}}
     endless |= {"resources": {"workers": [1, 3], "checkpoint_every": 25, "resize_every_s": 2, "max_failures": 3}}
     config.write_text(json.dumps(RECIPE["pretrain"] | endless))
@@ -128,7 +127,7 @@ def test_workers_come_and_go_with_their_hosts(small_run: SmallRun, lan: Lan, tmp
     running = a.verb("pretrain", *arguments, head=a, log=log)
     said = Listener(log, running)
     ledger = output / "_ledger/checkpoints"
-    assert wait_until(lambda: running.poll() is not None or any(ledger.glob("*.json"))), log.read_text()
+    said.commits_again(ledger)
     assert "pretrain: 1 to 3 workers" in log.read_text()
     drain(a, 1)
     noticed = said(r"Ray is about to take a node; the checkpoint of step (\d+) is complete")
@@ -136,16 +135,16 @@ def test_workers_come_and_go_with_their_hosts(small_run: SmallRun, lan: Lan, tmp
     shrunk = said(r"going on from the checkpoint of step (\d+) with 2 workers")
     c.start_ray(1, head=a)
     grown = said(r"going on from the checkpoint of step (\d+) with 3 workers")
-    committed = set(ledger.glob("*.json"))
-    assert wait_until(lambda: running.poll() is not None or bool(set(ledger.glob("*.json")) - committed))
+    said.commits_again(ledger)
     c.cut()
-    left = said(r"going on from the checkpoint of step (\d+) with 2 workers", times=2)
-    committed = set(ledger.glob("*.json"))
-    assert wait_until(lambda: running.poll() is not None or bool(set(ledger.glob("*.json")) - committed))
+    left = said(r"going on from the checkpoint of step (\d+) with 2 workers")
+    said.commits_again(ledger)
     running.send_signal(signal.SIGINT)
     assert running.wait(60) != 0
     assert 0 < noticed <= shrunk <= grown <= left
-    assert trained_steps(output) == list(range(1, len(trained_steps(output)) + 1))
+    steps, every = trained_steps(output), RECIPE["pretrain"]["log_every"]
+    assert steps == list(range(every, steps[-1] + 1, every))
+    assert steps[-1] > left
 
 
 def trained_steps(output: Path) -> list[int]:
@@ -156,18 +155,26 @@ def trained_steps(output: Path) -> list[int]:
 
 
 class Listener:
-    """Waits for a line of a run's log and gives its number; fails with the log where the run ends or nothing comes."""
+    """Waits for what a run does next; fails with its log where it ends or nothing comes."""
 
     def __init__(self, log: Path, running: subprocess.Popen[bytes]) -> None:
-        self.log, self.running = log, running
+        self.log, self.running, self.heard = log, running, 0
 
-    def __call__(self, pattern: str, times: int = 1) -> int:
-        def found() -> list[str]:
-            return re.findall(pattern, self.log.read_text())
+    def __call__(self, pattern: str) -> int:
+        """The number in the next such line."""
+        find, text = re.compile(pattern), self.log.read_text
+        wait_until(lambda: bool(find.search(text(), self.heard)) or self.running.poll() is not None, 180)
+        found = find.search(text(), self.heard)
+        assert found, f"{pattern}:\n{text()[-4000:]}"
+        self.heard = found.end()
+        return int(found[1])
 
-        wait_until(lambda: len(found()) >= times or self.running.poll() is not None, 180)
-        assert len(found()) >= times, f"{pattern}:\n{self.log.read_text()[-4000:]}"
-        return int(found()[times - 1])
+    def commits_again(self, ledger: Path) -> None:
+        """Another checkpoint is committed; and what was said until then is old."""
+        before = set(ledger.glob("*.json"))
+        wait_until(lambda: bool(set(ledger.glob("*.json")) - before) or self.running.poll() is not None, 180)
+        assert self.running.poll() is None, self.log.read_text()[-4000:]
+        self.heard = len(self.log.read_text())
 
 
 def drain(head: Host, cpus: int) -> None:
