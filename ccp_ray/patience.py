@@ -90,7 +90,7 @@ class Patience:
         """A timer tells of it, for the next try may be 20 s away."""
         with self._lock:
             self._trouble = trouble
-            if self._silent_since is not None or not self.answered:
+            if self._silent_since is not None or not self.answered or not self.seconds:
                 return
             self._silent_since = now
         timer = threading.Timer(_TOLD_AFTER_S, self._tell, (now,))
@@ -104,7 +104,7 @@ class Patience:
             self._told = True
         waited = f"{time.monotonic() - since:.0f} s ({self._trouble})"
         say(
-            f"store: no use of {self.endpoint} for {waited}; each request waits up to {self.seconds:.0f} s for it "
+            f"store: {self.endpoint} has been out for {waited}; each request waits up to {self.seconds:.0f} s for it "
             f"({VARIABLE}), then the run ends and what is committed stays"
         )
 

@@ -65,7 +65,7 @@ def test_an_outage_within_the_patience_is_waited_for_and_told(place, proxy, monk
     assert [info.key for info in store.list()] == ["before", "x", "y"]
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 10, said
-    assert said[0].startswith(f"store: no use of {proxy.endpoint} for ")
+    assert said[0].startswith(f"store: {proxy.endpoint} has been out for ")
     assert "each request waits up to 30 s for it (CCP_RAY_STORE_PATIENCE)" in said[0]
     assert said[1].startswith(f"store: {proxy.endpoint} answers again, after ")
 
@@ -133,7 +133,7 @@ def test_a_driver_that_asks_nothing_hears_of_an_outage(place, proxy, monkeypatch
         while "answers again" not in said and time.monotonic() < give_up:
             said += capsys.readouterr().err
             time.sleep(0.02)
-    assert said.count("store: no use of") == said.count("answers again") == 1
+    assert said.count("has been out for") == said.count("answers again") == 1
 
 
 def test_waits_grow_to_a_cap_and_end_with_the_patience(monkeypatch):
