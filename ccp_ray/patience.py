@@ -129,5 +129,5 @@ def _trouble(response: Any, caught: Exception | None) -> str | None:
     http, parsed = response
     code = str(parsed.get("Error", {}).get("Code", ""))
     if http.status_code in _OUT_STATUS or code in _OUT_CODES:
-        return f"{http.status_code} {code}".strip()
+        return f"{http.status_code} {'' if code == str(http.status_code) else code}".strip()  # of a HEAD it is both
     return None

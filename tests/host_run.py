@@ -65,7 +65,7 @@ class HostRun:
         self.head.start_ray(1)
         self.node.start_ray(1, head=self.head)
 
-    def wait_for(self, ready: Callable[[], bool], what: str) -> None:
+    def wait_for(self, ready: Callable[[], bool], what: str, every: float = 0.5) -> None:
         """Fails with the log where the driver ends before, or too much time passes."""
 
         def over() -> bool:
@@ -74,11 +74,11 @@ class HostRun:
                 self.start()
             return ready() or self.driver.poll() is not None
 
-        ended = wait_until(over, _PATIENCE_S)
+        ended = wait_until(over, _PATIENCE_S, every)
         assert ready(), f"{'ended before' if ended else 'waited too long for'} {what}:\n{self.log.read_text()[-4000:]}"
 
     def reach(self, stage: str) -> None:
-        self.wait_for(lambda: in_progress(self.run, stage), stage)
+        self.wait_for(lambda: in_progress(self.run, stage), stage, every=0.02)
 
     def wait_for_work(self) -> None:
         """Until tasks or actors of this driver's stage run somewhere."""

@@ -123,7 +123,7 @@ class Host:
         log = self.folder / "start.log"
         log.unlink(missing_ok=True)
         process = self.start([RAY, "start", *options], log, **variables)
-        started = wait_until(lambda: "Ray runtime started" in log.read_text() or process.poll() is not None, 90)
+        started = wait_until(lambda: "Ray runtime started" in log.read_text() or process.poll() is not None, 90, 0.1)
         assert started, log.read_text()[-3000:]
         assert process.poll() is None, log.read_text()[-3000:]
 
@@ -170,7 +170,7 @@ class Host:
 
     def kill_all(self) -> None:
         """Until none is left: one may have been starting another."""
-        assert wait_until(lambda: self.kill() == 0, 30), [process.cmdline() for process in self.processes()]
+        assert wait_until(lambda: self.kill() == 0, 30, 0.1), [process.cmdline() for process in self.processes()]
 
     def wipe(self) -> None:
         """Its local disk is lost."""

@@ -163,7 +163,7 @@ class Listener:
     def __call__(self, pattern: str) -> int:
         """The number in the next such line."""
         find, text = re.compile(pattern), self.log.read_text
-        wait_until(lambda: bool(find.search(text(), self.heard)) or self.running.poll() is not None, 180)
+        wait_until(lambda: bool(find.search(text(), self.heard)) or self.running.poll() is not None, 180, 0.2)
         found = find.search(text(), self.heard)
         assert found, f"{pattern}:\n{text()[-4000:]}"
         self.heard = found.end()
@@ -172,7 +172,7 @@ class Listener:
     def commits_again(self, ledger: Path) -> None:
         """Another checkpoint is committed; and what was said until then is old."""
         before = set(ledger.glob("*.json"))
-        wait_until(lambda: bool(set(ledger.glob("*.json")) - before) or self.running.poll() is not None, 180)
+        wait_until(lambda: bool(set(ledger.glob("*.json")) - before) or self.running.poll() is not None, 180, 0.2)
         assert self.running.poll() is None, self.log.read_text()[-4000:]
         self.heard = len(self.log.read_text())
 
