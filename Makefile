@@ -3,7 +3,7 @@ PYTHON ?=
 ARGS ?=
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test chaos lint format types bench lock audit clean clean-venv
+.PHONY: help setup quickstart test chaos soak lint format types bench lock audit clean clean-venv
 
 help: ## list the targets
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
@@ -20,6 +20,9 @@ test: setup ## all tests but those of `make chaos`; ARGS='-k name' for some
 
 chaos: setup ## kills at every stage, at random steps, under every ZeRO stage; each run must end as an undisturbed one
 	@$(BIN)/pytest tests/chaos $(ARGS)
+
+soak: setup ## pipelines on hosts that fail at random (as root, on Linux); ARGS=90 for minutes, default 30
+	@PYTHONPATH=. $(BIN)/python tests/soak.py $(ARGS)
 
 lint: setup ## ruff: rules and formatting
 	@$(BIN)/ruff check .

@@ -28,6 +28,7 @@ from safetensors.torch import load_file
 from ccp_ray import optimizer_state
 from ccp_ray.collectives import gather_objects, on_first
 from ccp_ray.errors import CcpError, DamagedError, StoreError, UsageError, carry, raise_carried
+from ccp_ray.faults import reach
 from ccp_ray.ledger import Entry, FileRecord, Ledger, sound_copy
 from ccp_ray.process_metrics import observe_lag
 from ccp_ray.progress import say
@@ -192,7 +193,9 @@ class Checkpoints:
 
     def _commit(self, name: str, entry: Entry) -> None:
         """Make the checkpoint exist, and drop those that are not to be kept."""
+        reach("checkpoint.written")
         self.ledger.commit(name, entry)
+        reach("checkpoint.committed")
         steps = {_step(name): name for name in self.ledger.committed()}
         for step in steps.keys() - kept(sorted(steps), self.keep, self.keep_every) - self.kept_besides:
             files = self.ledger.read(steps[step]).files

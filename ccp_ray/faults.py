@@ -22,6 +22,9 @@ POINTS = {
     "embed.committed": "the ledger entry is in the store, the driver does not know",
     "embed.collected": "the driver knows one piece more",
     "piece.worked": "a task of any other stage wrote its files, its ledger entry is not there",
+    "train.stepped": "a training step is done, and in no checkpoint",
+    "checkpoint.written": "all ranks' files of a checkpoint are in the store, its ledger entry is not",
+    "checkpoint.committed": "the ledger entry is in the store, checkpoints that are to go are still there",
     "artifact.unfinished": "all pieces are committed, the manifest is not written",
 }
 

@@ -29,6 +29,7 @@ from ccp_ray.piece_telemetry import LAG, ROWS, PieceTelemetry
 from ccp_ray.process_metrics import observe_lag
 from ccp_ray.progress import Meter, say
 from ccp_ray.storage import Store, open_store, storage_full
+from ccp_ray.store_watch import watched
 
 Work = Callable[[str, Any], Entry]
 Check = Callable[[Mapping[str, Entry]], None]
@@ -153,15 +154,16 @@ def collect(rows: Iterable[dict[str, Any]], output: Output, accept: Callable[[st
     Rows have `name`, `entry` (JSON) and `error` (`carry`). After a refusal the rest of the stream is waited for.
     """
     refusal: CcpError | None = None
-    for row in rows:
-        if refusal is not None:
-            continue
-        try:
-            raise_carried(row["error"])
-            accept(row["name"], Entry.model_validate_json(row["entry"]))
-        except (DataError, UsageError, DamagedError) as error:
-            refusal = error
-            output.stop()
+    with watched(output.store):
+        for row in rows:
+            if refusal is not None:
+                continue
+            try:
+                raise_carried(row["error"])
+                accept(row["name"], Entry.model_validate_json(row["entry"]))
+            except (DataError, UsageError, DamagedError) as error:
+                refusal = error
+                output.stop()
     if refusal is not None:
         output.unstop()
         raise refusal

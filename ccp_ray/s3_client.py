@@ -1,8 +1,9 @@
 """The client of the S3 side: made once a process and credential chain, and what is known of its endpoint.
 
 Retries are botocore's standard mode (8 tries, exponential back-off with jitter), which covers 500, 503
-SlowDown, throttling and cut connections. Whether the endpoint honours `If-None-Match` is probed once a bucket
-and process: AWS and most do; some accept the header and overwrite all the same, which the probe detects.
+SlowDown, throttling and cut connections; outages that last longer are `patience`'s. Whether the endpoint honours
+`If-None-Match` is probed once a bucket and process: AWS and most do; some accept the header and overwrite all the same,
+which the probe detects.
 
 Certificates are verified, always: no setting here turns that off. AWS_CA_BUNDLE (or the profile's ca_bundle) names
 authorities beyond botocore's own.
@@ -22,6 +23,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, SSLError
 
 from ccp_ray.endpoint import checked_endpoint
+from ccp_ray.patience import TRIES, VARIABLE, Patience, patience_s
 from ccp_ray.storage_base import TEMPORARY
 from ccp_ray.store_events import watch_requests
 
@@ -37,6 +39,7 @@ _CHAIN = (
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_CA_BUNDLE"),
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_PROFILE"),
     *("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_MAX_ATTEMPTS"),
+    VARIABLE,
 )
 _UNTRUSTED = ("CERTIFICATE_VERIFY_FAILED", "doesn't match")
 _lock = threading.Lock()
@@ -76,7 +79,7 @@ def _no_retry_of_untrusted(caught_exception: Exception | None = None, **_: Any) 
 def _client_of_chain() -> S3Client:
     session = boto3.session.Session()  # boto3's default session would keep the first credentials it saw
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", "8"))},
+        retries={"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", TRIES))},
         connect_timeout=_CONNECT_S,
         read_timeout=_READ_S,
         max_pool_connections=32,
@@ -88,9 +91,16 @@ def _client_of_chain() -> S3Client:
     host = urlparse(made.meta.endpoint_url).hostname or ""
     chosen = session._session.get_scoped_config().get("s3")  # the profile's own `s3 = addressing_style = ...`
     if host.endswith((".amazonaws.com", ".amazonaws.com.cn")) or (chosen and "addressing_style" in chosen):
-        return made
+        return _patient(made)
     # Elsewhere bucket names are seldom host names.
-    return session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})))
+    return _patient(session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"}))))
+
+
+def _patient(made: S3Client) -> S3Client:
+    """Of all answers to `needs-retry` the first that is not None counts: botocore's own tries come before ours."""
+    patience: Any = Patience(made.meta.endpoint_url, patience_s())
+    made.meta.events.register_last("needs-retry.s3", patience.needs_retry)
+    return made
 
 
 def honours_if_none_match(bucket: str, prefix: str) -> bool:

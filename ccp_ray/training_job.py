@@ -20,6 +20,8 @@ from ccp_ray.errors import CcpError, UsageError
 from ccp_ray.log_fields import log_fields
 from ccp_ray.names import shown_name
 from ccp_ray.progress import Meter, say
+from ccp_ray.storage import open_store
+from ccp_ray.store_watch import watched
 from ccp_ray.telemetry import Telemetry
 from ccp_ray.training_config import TrainingConfig, even_world
 
@@ -99,7 +101,8 @@ def train(
             ),
         )
         meter, telemetry = Meter(name, steps, "steps"), Telemetry(output)
-        with log_fields(run=output, stage=name), meter, telemetry, Watch(board, meter, telemetry):
+        waiting = watched(open_store(output))
+        with log_fields(run=output, stage=name), meter, telemetry, Watch(board, meter, telemetry), waiting:
             try:
                 trainer.fit()
             except Exception as error:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from ccp_ray.checkpoints import Checkpoints
 from ccp_ray.errors import TrainingError
+from ccp_ray.faults import reach
 from ccp_ray.hardware import device
 from ccp_ray.preemption import Notice, Notices, PreemptedError
 from ccp_ray.process_metrics import total
@@ -119,6 +120,7 @@ class TrainingLoop(ABC):
         started = time.monotonic()
         while step < self.steps:
             notice = self._advance(step)
+            reach("train.stepped")
             step += 1
             last = step == self.steps
             if step % self.training.log_every == 0 or last:

@@ -21,6 +21,7 @@ class _Backend(_RayBackend):  # type: ignore[misc] # Ray has no types
     """Ray's process groups; and each worker's main thread, where Python takes signals, learns to heed SIGTERM."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        worker_group.execute(choose_interface)
         super().on_start(worker_group, backend_config)
         worker_group.execute(heed_sigterm)
 
@@ -31,6 +32,21 @@ class PreemptibleTorchConfig(TorchConfig):  # type: ignore[misc] # Ray has no ty
     @property
     def backend_cls(self) -> Any:
         return _Backend
+
+
+def choose_interface() -> None:
+    """Gloo shall listen where Ray does.
+
+    By itself it listens at the address that the host's own name resolves to. On a Debian that is 127.0.1.1, and the
+    workers of two hosts never find each other. What `GLOO_SOCKET_IFNAME` says already stands.
+    """
+    import psutil
+    import ray.util
+
+    address = ray.util.get_node_ip_address()
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(item.address.partition("%")[0] == address for item in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
 def join_even_group(used: int) -> bool:

@@ -23,6 +23,7 @@ import http.client
 import http.server
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -102,13 +103,12 @@ class FaultProxy:
 
 
 @contextlib.contextmanager
-def fault_proxy(server: str, tls: ssl.SSLContext | None = None) -> Iterator[FaultProxy]:
-    """A running proxy in front of an endpoint. tls: what it answers https:// with."""
+def fault_proxy(server: str, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Iterator[FaultProxy]:
+    """A running proxy in front of an endpoint, on an address of this machine. tls: what it answers https:// with."""
     proxy = FaultProxy(server)
     handler = type("Handler", (_Handler,), {"proxy": proxy})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as listener:
-        listener.daemon_threads = True
-        proxy.endpoint = f"http{'s' * (tls is not None)}://127.0.0.1:{listener.server_port}"
+    with _Server((host, 0), handler) as listener:
+        proxy.endpoint = f"http{'s' * (tls is not None)}://{host}:{listener.server_port}"
         if tls is not None:
             listener.socket = tls.wrap_socket(listener.socket, server_side=True)
         thread = threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True)
@@ -119,6 +119,16 @@ def fault_proxy(server: str, tls: ssl.SSLContext | None = None) -> Iterator[Faul
             proxy.closing.set()
             listener.shutdown()
             thread.join()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    """That a client was killed, or the server has ended, is no error of the proxy."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exc_info()[1], (ConnectionError, http.client.HTTPException, TimeoutError)):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

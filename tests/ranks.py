@@ -79,11 +79,11 @@ def run_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list
     return Ranks(world, function, *arguments).results()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 240.0) -> bool:
-    """Whether the condition came true in time."""
+def wait_until(condition: Callable[[], bool], seconds: float = 240.0, every: float = 0.005) -> bool:
+    """Whether the condition came true in time. every: seconds between looks, which cost a core what they cost."""
     give_up = time.monotonic() + seconds
     while not condition() and time.monotonic() < give_up:
-        time.sleep(0.005)
+        time.sleep(every)
     return condition()
 
 

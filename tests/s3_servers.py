@@ -74,9 +74,11 @@ class Bucket:
 
 @contextlib.contextmanager
 def rclone_server(folder: Path) -> Iterator[S3Server]:
+    """Over a folder of one folder a bucket; what is written lies there at once, not after rclone's five seconds."""
     port = free_port()
     keys = f"{ACCESS_KEY},{SECRET_KEY}"
     options = ["--auth-key", keys, "--addr", f"127.0.0.1:{port}", "--vfs-cache-mode", "writes"]
+    options += ["--vfs-write-back", "0s"]
     cache = folder.with_name(f"{folder.name}-cache")
     program = Path(sys.executable).with_name("rclone")
     with running([program, "serve", "s3", *options, "--cache-dir", cache, folder], port, folder.with_suffix(".log")):

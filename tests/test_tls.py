@@ -50,7 +50,7 @@ def served(
 ) -> Iterator[tuple[FaultProxy, Path]]:
     """The bucket's server by https://, and where this process's chain leads."""
     context, certificate = self_signed(folder, address, days)
-    with fault_proxy(bucket.server.endpoint, context) as proxy:
+    with fault_proxy(bucket.server.endpoint, tls=context) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         yield proxy, certificate
 

@@ -1,7 +1,8 @@
 """Embedding killed at every named fault point, its driver, its workers and its raylet; and two runs of one output.
 
 Whatever died, the same command ends with the bytes of an undisturbed run, and no piece is computed again once it is
-committed: neither its entry nor its vectors are written a second time.
+committed: neither its entry nor its vectors are written a second time. Where the driver lives on another host, and goes
+on when a node's raylet dies, is `test_hosts`'s.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ from ccp_ray.storage import open_store
 ROWS, PIECE_ROWS = 80, 2
 IN_WORKERS = ("embed.read", "embed.tokenised", "embed.encoded", "embed.written", "embed.committed")
 IN_DRIVER = ("embed.collected", "artifact.unfinished")
+# What the store holds differs: another stage's files without an entry, nothing of a piece, its files without an entry.
+RAYLET_DIES_AT = ("piece.worked", "embed.encoded", "embed.written")
 PATIENCE_S = 300.0
 
 
 def test_every_fault_point_is_killed_at_here():
-    assert {*IN_WORKERS, *IN_DRIVER, "piece.worked"} == set(POINTS)
+    in_training = {point for point in POINTS if point.startswith(("train.", "checkpoint."))}  # `test_resume`'s
+    assert {*IN_WORKERS, *IN_DRIVER, "piece.worked"} == set(POINTS) - in_training
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +117,7 @@ def check(runs: Runs, undisturbed: bytes) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("victim", ["driver", "raylet"])
 def test_killed_at_each_point_and_run_again(runs: Runs, undisturbed: bytes, tmp_path: Path, victim: str) -> None:
-    points = ("piece.worked", *IN_WORKERS) if victim == "raylet" else ("piece.worked", *IN_WORKERS, *IN_DRIVER)
+    points = RAYLET_DIES_AT if victim == "raylet" else ("piece.worked", *IN_WORKERS, *IN_DRIVER)
     before: dict[str, tuple[int, ...]] = {}
     for point in points:
         flag = tmp_path / point

@@ -1,4 +1,7 @@
-"""Nodes of a real cluster come, are about to go, and are killed under a training run."""
+"""Nodes of a real cluster come, are about to go, and are killed under a training run.
+
+For machines where hosts cannot be made; where they can, `test_hosts` does the same with hosts, and cuts one off.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,11 @@ from pathlib import Path
 import pytest
 from clusters import RAY, Cluster, json_of, node, started_cluster
 from command_line import SmallRun
+from hosts import obstacle
 from ranks import wait_until
 from small_recipe import RECIPE, start
+
+pytestmark = pytest.mark.skipif(not obstacle(), reason="test_hosts does the same with hosts, and more")
 
 
 @pytest.mark.timeout(900)

@@ -21,12 +21,14 @@ from small_recipe import RECIPE, loop
 from ccp_ray.artifact import Artifact
 from ccp_ray.config import build_config
 from ccp_ray.corpus import Corpus
+from ccp_ray.faults import VARIABLE
 from ccp_ray.pretrain_config import PretrainConfig
 from ccp_ray.sampling import Sampler
 
 pytestmark = pytest.mark.timeout(600)
 STEPS = 15
 BANKS = {0: {}, 1: {"momentum": 0.9}, 2: {"placement": "sharded"}, 3: {"placement": "sharded", "momentum": 0.9}}
+POINTS = {0: "train.stepped", 1: "checkpoint.written", 2: "checkpoint.committed", 3: "checkpoint.written"}
 HEADS = {1: {"head_start": "identity", "projection": 32}}
 Run = tuple[list[dict[str, Any]], dict[str, Any]]
 
@@ -43,12 +45,13 @@ def configured(stage: int = 1, **changes: Any) -> str:
     return build_config(PretrainConfig, asked | changes).model_dump_json()
 
 
-def _pretrain(rank: int, world: int, corpus: str, output: str, config: str, broken: Any = None) -> Run:
-    """Metrics rows and final weights. broken: (step, group) whose loss is made NaN."""
+def _pretrain(rank: int, world: int, corpus: str, output: str, config: str, broken: Any = None, fault: str = "") -> Run:
+    """Metrics rows and final weights. broken: (step, group) whose loss is made NaN. fault: a point to wait at."""
     import deepspeed
 
     from ccp_ray.preemption import heed_sigterm
 
+    os.environ[VARIABLE] = fault
     heed_sigterm()
     settings = PretrainConfig.model_validate_json(config)
     run = loop(corpus, output, settings)
@@ -94,6 +97,16 @@ def kill_after(output: Path, step: int, world: int, *arguments: Any) -> None:
     assert beyond(output, step)
 
 
+def kill_at(point: str, flag: Path, world: int, *arguments: Any) -> None:
+    """Train until a rank reaches the point, then SIGKILL every rank."""
+    ranks = Ranks(world, _pretrain, *arguments, None, f"{point}={flag}")
+    reached = wait_until(lambda: flag.exists() or not all(process.is_alive() for process in ranks.processes))
+    if not flag.exists():
+        ranks.results()  # raises with the error of the rank that failed
+    ranks.kill()
+    assert reached
+
+
 def assert_same(one: Run, other: Run) -> None:
     assert one[0] == other[0]  # every digit of every metric, probes included
     for name, weights in one[1].items():
@@ -101,14 +114,14 @@ def assert_same(one: Run, other: Run) -> None:
 
 
 @pytest.mark.parametrize("stage", BANKS)
-def test_killed_twice_at_random_steps_losses_and_weights_are_the_same_bits(
+def test_killed_at_a_random_step_and_at_a_named_point_losses_and_weights_are_the_same_bits(
     small_corpus: Artifact, tmp_path: Path, stage: int
 ) -> None:
     config = configured(stage, bank=BANKS[stage], **HEADS.get(stage, {}))
     undisturbed = run_ranks(2, _pretrain, small_corpus.uri, str(tmp_path / "whole"), config)
     output = tmp_path / "killed"
-    for step in sorted(random.sample(range(0, STEPS - 3, 3), 2)):
-        kill_after(output, step, 2, small_corpus.uri, str(output), config)
+    kill_after(output, random.choice(range(0, STEPS - 6, 3)), 2, small_corpus.uri, str(output), config)
+    kill_at(POINTS[stage], tmp_path / "reached", 2, small_corpus.uri, str(output), config)
     resumed = run_ranks(2, _pretrain, small_corpus.uri, str(output), config)
     assert_same(undisturbed[0], resumed[0])
 

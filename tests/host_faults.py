@@ -1,0 +1,102 @@
+"""Faults of hosts, by name: what `HostRun.disturb` does to a running pipeline, and what an administrator then does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from host_run import HostRun
+from ranks import wait_until
+
+OUT_S, CUT_S, SLOW = 24.0, 4.0, 4
+
+
+def worker_killed(hosted: HostRun) -> None:
+    """One that works, on the node or else on the head's host; the first that comes, where none is there yet."""
+
+    def kill() -> bool:
+        for beginning in ("ray::RayTrainWorker", "ray::Map", "ray::"):
+            for host in (hosted.node, hosted.head):
+                if found := host.processes(beginning):
+                    found[-1].kill()
+                    return True
+        return False
+
+    assert wait_until(kill, 60), "no worker runs"
+
+
+def raylet_killed(hosted: HostRun) -> None:
+    assert hosted.node.kill(containing="raylet/raylet")
+    node_back(hosted)
+
+
+def node_back(hosted: HostRun) -> None:
+    hosted.node.kill_all()  # what ends with its raylet, in a moment
+    hosted.node.start_ray(1, head=hosted.head)
+
+
+def cut_for_a_while(hosted: HostRun) -> None:
+    """Longer than Ray waits: its node is dead for Ray, and has to be started again."""
+    hosted.node.cut()
+    time.sleep(CUT_S)
+    hosted.node.mend()
+    node_back(hosted)
+
+
+def cut_for_good(hosted: HostRun) -> None:
+    """Another host comes, late, and is as slow as the first."""
+    hosted.node.cut()
+    hosted.other = "c" if hosted.other == "b" else "b"
+    hosted.node.kill_all()
+    hosted.node.mend()
+    hosted.node.start_ray(1, head=hosted.head)
+
+
+def driver_killed(hosted: HostRun) -> None:
+    hosted.stop()
+    hosted.start()
+
+
+def cluster_lost(hosted: HostRun) -> None:
+    """All hosts lose power and disks, the head's with the driver first; then the same command on another cluster."""
+    hosted.head.kill_all()
+    hosted.driver.wait(60)
+    hosted.new_cluster()
+    hosted.start()
+
+
+def store_refuses(hosted: HostRun) -> None:
+    hosted.lan.outage("503")
+    time.sleep(OUT_S)
+    hosted.lan.proxy.clear()
+
+
+def store_cut_off(hosted: HostRun) -> None:
+    hosted.lan["store"].cut()
+    time.sleep(OUT_S)
+    hosted.lan["store"].mend()
+
+
+def hosts_slow(hosted: HostRun) -> None:
+    hosted.node.slow(SLOW)
+    time.sleep(OUT_S)
+    hosted.node.slow(0)
+
+
+WORKER, RAYLET, REPLACED, LOST = (
+    *("worker killed", "raylet killed, node started again", "host cut off for good, another comes"),
+    "all hosts lose power and disks, new cluster",
+)
+DRIVER, REFUSES = "driver killed, started again", f"store answers 503 for {OUT_S:.0f} s"
+FAULTS: dict[str, Callable[[HostRun], None]] = {
+    WORKER: worker_killed,
+    RAYLET: raylet_killed,
+    "host loses power, comes back": node_back,
+    f"host cut off for {CUT_S:.0f} s": cut_for_a_while,
+    REPLACED: cut_for_good,
+    LOST: cluster_lost,
+    DRIVER: driver_killed,
+    REFUSES: store_refuses,
+    f"store cut off for {OUT_S:.0f} s": store_cut_off,
+    f"host slow ({SLOW} Mbit/s) for {OUT_S:.0f} s": hosts_slow,
+}

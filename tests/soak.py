@@ -1,0 +1,104 @@
+"""make soak ARGS="MINUTES [--seed N] [--output FILE]": pipelines on hosts that fail at random, one after another.
+
+Each pipeline meets three faults in stages drawn from the seed; a driver that died or gave up is started again, as a
+person would. Whatever happened, it must end with the fingerprints of an undisturbed run. Every fault, the stage it met
+and the seconds until something was committed again go to a JSON file (runs/soak.json), which `docs/faults.md` shows:
+
+    python tests/soak.py --table FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from host_faults import FAULTS, WORKER
+from host_run import HostRun, read_table, write_table
+from hosts import Lan, obstacle, started_lan
+from pipeline_run import STAGES, fingerprints
+from small_recipe import write_recipe
+
+from ccp_ray.progress import say
+
+FAULTS_A_RUN = 3
+
+
+def main() -> int:
+    """Exit code 0 where every pipeline ended as the undisturbed one."""
+    asked = _asked()
+    if asked.table:
+        print(markdown(read_table(asked.table)))
+        return 0
+    if obstacle():
+        say(f"soak: {obstacle()}")
+        return 1
+    say(f"soak: seed {asked.seed}, {asked.minutes} minutes")
+    chance, over = random.Random(asked.seed), time.monotonic() + 60 * asked.minutes
+    with tempfile.TemporaryDirectory(prefix="ccp-soak-") as scratch, started_lan("a", "b", "c") as lan:
+        recipe, wanted, number = write_recipe(Path(scratch)), None, 0
+        while time.monotonic() < over:
+            # The first is left alone: what the others are compared with.
+            plan = drawn(chance) if wanted else []
+            hosted = one(lan, recipe, f"run-{number}", Path(scratch), plan)
+            found = fingerprints(str(hosted.run))
+            wanted = wanted or found
+            rows = [row | {"seed": asked.seed, "run": number, "same": found == wanted} for row in hosted.table]
+            write_table(asked.output, rows)
+            if found != wanted:
+                say(f"soak: run {number} differs: {[stage for stage in found if found[stage] != wanted[stage]]}")
+                say(hosted.log.read_text()[-4000:])
+                return 1
+            say(f"soak: run {number} is the same; seconds without a commit: {[row['seconds'] for row in rows]}")
+            number += 1
+    return 0
+
+
+def drawn(chance: random.Random) -> list[tuple[str, str, float]]:
+    """(stage, fault, seconds into the stage), in the order of stages."""
+    stages = sorted(chance.sample(range(len(STAGES)), FAULTS_A_RUN))
+    return [(STAGES[stage], chance.choice(_faults_of(STAGES[stage])), chance.uniform(0, 3)) for stage in stages]
+
+
+def _faults_of(stage: str) -> list[str]:
+    return [fault for fault in FAULTS if stage != "report" or fault != WORKER]  # a report is made by the driver alone
+
+
+def one(lan: Lan, recipe: Path, name: str, scratch: Path, plan: list[tuple[str, str, float]]) -> HostRun:
+    """A whole pipeline and what befell it."""
+    lan.bucket(name)
+    hosted = HostRun(lan, recipe, name, scratch / f"{name}.log", starts_left=10)
+    hosted.new_cluster()
+    hosted.start()
+    for stage, fault, delay in plan:
+        say(f"soak: {name}: {fault}, {delay:.1f} s into {stage}")
+        hosted.reach(stage)
+        time.sleep(delay)
+        hosted.disturb(fault, stage, FAULTS[fault])
+    hosted.finish()
+    return hosted
+
+
+def markdown(rows: list[dict]) -> str:
+    """Faults by stages: how often, and the median and longest seconds without a commit."""
+    lines = ["| fault | stage | times | median s | longest s |", "|---|---|---:|---:|---:|"]
+    for fault, stage in sorted({(row["fault"], row["stage"]) for row in rows}):
+        seconds = sorted(row["seconds"] for row in rows if (row["fault"], row["stage"]) == (fault, stage))
+        lines.append(f"| {fault} | {stage} | {len(seconds)} | {seconds[len(seconds) // 2]} | {seconds[-1]} |")
+    return "\n".join(lines)
+
+
+def _asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("minutes", nargs="?", type=float, default=30)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--output", default="runs/soak.json")
+    parser.add_argument("--table")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
