@@ -27,6 +27,8 @@ from ccp_ray.ray_token import demand_token, forget_token
 # Read by Ray when it is imported or when its processes start, so they are set before `import ray`.
 _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
+    # After a death Ray Train still counts the dead node, and waits that long (60 s by itself) for as many workers.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # silences a FutureWarning about CUDA_VISIBLE_DEVICES
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere

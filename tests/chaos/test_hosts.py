@@ -20,8 +20,10 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import host_faults
 import pytest
@@ -31,6 +33,8 @@ from hosts import PORT, RAY, Host, Lan, obstacle, started_lan
 from pipeline_run import STAGES, fingerprints
 from ranks import wait_until
 from small_recipe import RECIPE
+
+RECOVERED_S = 60.0
 
 
 @pytest.fixture
@@ -63,9 +67,15 @@ def test_a_pipeline_on_hosts_that_fail_ends_as_an_undisturbed_one(
     assert "answers again" in said
     assert lan.environment["AWS_SECRET_ACCESS_KEY"] not in said
     assert lan.environment["RAY_AUTH_TOKEN"] not in said
-    if os.environ.get("CCP_RAY_FAULT_TABLE"):
-        write_table(os.environ["CCP_RAY_FAULT_TABLE"], hosted.table)
-    assert all(row["seconds"] < 60 for row in hosted.table if row["fault"] == host_faults.WORKER), hosted.table
+    keep(hosted.table)
+    workers = [row["seconds"] for row in hosted.table if row["fault"] == host_faults.WORKER]
+    assert max(workers) < RECOVERED_S, hosted.table
+
+
+def keep(rows: list[dict[str, Any]]) -> None:
+    """In the table of `docs/faults.md`, where it is asked for."""
+    if path := os.environ.get("CCP_RAY_FAULT_TABLE"):
+        write_table(path, rows)
 
 
 def finished(hosted: HostRun, stage: str) -> bool:
@@ -136,8 +146,10 @@ def test_workers_come_and_go_with_their_hosts(small_run: SmallRun, lan: Lan, tmp
     c.start_ray(1, head=a)
     grown = said(r"going on from the checkpoint of step (\d+) with 3 workers")
     said.commits_again(ledger)
+    began = time.monotonic()
     c.cut()
     left = said(r"going on from the checkpoint of step (\d+) with 2 workers")
+    seconds = round(time.monotonic() - began, 1)
     said.commits_again(ledger)
     running.send_signal(signal.SIGINT)
     assert running.wait(60) != 0
@@ -145,6 +157,8 @@ def test_workers_come_and_go_with_their_hosts(small_run: SmallRun, lan: Lan, tmp
     steps, every = trained_steps(output), RECIPE["pretrain"]["log_every"]
     assert steps == list(range(every, steps[-1] + 1, every))
     assert steps[-1] > left
+    keep([{"fault": "host cut off for good, fewer workers go on", "stage": "pretrain, elastic", "seconds": seconds}])
+    assert seconds < RECOVERED_S
 
 
 def trained_steps(output: Path) -> list[int]:
