@@ -36,6 +36,7 @@ from ccp_ray.progress import say
 from ccp_ray.storage import absolute_uri, open_store
 from ccp_ray.training_run import TrainingRun
 from eval.evaluate import RESULTS, EvaluateConfig, benchmark_references, evaluate, load_any, settings_of, texts_of
+from eval.metric_names import headline_metrics
 from eval.report_curves import EVALUATIONS, EvaluationRow
 
 
@@ -196,7 +197,7 @@ def _rows(step: int, evaluated: Artifact) -> Iterator[EvaluationRow]:
 
 def _tell(step: int, evaluated: Artifact) -> None:
     for name, variants in evaluated.summary["benchmarks"].items():
-        metric = list(next(iter(variants.values())))[-1]
+        metric = headline_metrics(list(next(iter(variants.values()))))[0]
         figures = ", ".join(f"{variant} {100 * score[metric]:.1f}" for variant, score in variants.items())
         say(f"curve: step {step:,}: {name} {metric} {figures}")
 

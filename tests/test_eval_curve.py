@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -151,3 +152,10 @@ def test_another_request_onto_the_same_output_is_refused(
         curve(trained.uri, ["translations"], str(other), measured.uri, EVERY)
     training = Request.model_validate_json((Path(trained.uri) / "_job.json").read_text())
     assert measured.input("training").fingerprint == digest_json(training.identity())
+
+
+def test_a_step_is_told_by_the_metric_that_a_benchmark_is_known_by(capsys: pytest.CaptureFixture[str]):
+    """XQuAD-R's last one is not: it falls where retrieval across languages gets better."""
+    scores = {"raw": {"map": 0.25, "map_mono": 0.5, "same_language@10": 0.9}, "shift": {"map": 0.5}}
+    module._tell(1200, SimpleNamespace(summary={"benchmarks": {"xquad_r": scores}}))
+    assert capsys.readouterr().err == "curve: step 1,200: xquad_r map raw 25.0, shift 50.0\n"
