@@ -36,7 +36,7 @@ from ccp_ray.progress import say
 from ccp_ray.storage import absolute_uri, open_store
 from ccp_ray.training_run import TrainingRun
 from eval.evaluate import RESULTS, EvaluateConfig, benchmark_references, evaluate, load_any, settings_of, texts_of
-from eval.metric_names import headline_metrics
+from eval.metric_names import headline_metrics, variant_order
 from eval.report_curves import EVALUATIONS, EvaluationRow
 
 
@@ -189,7 +189,7 @@ class _Measures(NamedTuple):
 
 def _rows(step: int, evaluated: Artifact) -> Iterator[EvaluationRow]:
     for name, result in json.loads(evaluated.read(RESULTS))["benchmarks"].items():
-        for variant, score in result["variants"].items():
+        for variant, score in sorted(result["variants"].items(), key=lambda one: variant_order(one[0])):
             for metric, value in score["macro"].items():
                 rounded = round(float(value), 6)  # what a machine's rounding does not change
                 yield EvaluationRow(step=step, benchmark=name, variant=variant, metric=metric, value=rounded)
