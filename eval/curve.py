@@ -36,6 +36,7 @@ from ccp_ray.progress import say
 from ccp_ray.storage import absolute_uri, open_store
 from ccp_ray.training_run import TrainingRun
 from eval.evaluate import RESULTS, EvaluateConfig, benchmark_references, evaluate, load_any, settings_of, texts_of
+from eval.metric_names import headline_metrics, variant_order
 from eval.report_curves import EVALUATIONS, EvaluationRow
 
 
@@ -188,7 +189,7 @@ class _Measures(NamedTuple):
 
 def _rows(step: int, evaluated: Artifact) -> Iterator[EvaluationRow]:
     for name, result in json.loads(evaluated.read(RESULTS))["benchmarks"].items():
-        for variant, score in result["variants"].items():
+        for variant, score in sorted(result["variants"].items(), key=lambda one: variant_order(one[0])):
             for metric, value in score["macro"].items():
                 rounded = round(float(value), 6)  # what a machine's rounding does not change
                 yield EvaluationRow(step=step, benchmark=name, variant=variant, metric=metric, value=rounded)
@@ -196,7 +197,7 @@ def _rows(step: int, evaluated: Artifact) -> Iterator[EvaluationRow]:
 
 def _tell(step: int, evaluated: Artifact) -> None:
     for name, variants in evaluated.summary["benchmarks"].items():
-        metric = list(next(iter(variants.values())))[-1]
+        metric = headline_metrics(list(next(iter(variants.values()))))[0]
         figures = ", ".join(f"{variant} {100 * score[metric]:.1f}" for variant, score in variants.items())
         say(f"curve: step {step:,}: {name} {metric} {figures}")
 

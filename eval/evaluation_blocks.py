@@ -73,15 +73,16 @@ def _gap(found: Sequence[Comparison]) -> str:
 
 
 def _first_average(report: EvaluationReport) -> str:
+    """Of one run every variant; of several the first before its calibration, every one after it."""
     benchmark = report.benchmarks()[0]
     series = series_of(report, benchmark)
     metric = headline_metrics(series[0].run.benchmarks[benchmark].variants[series[0].variant][""].metrics())[0]
-    scores = [(one.label, score.macro.get(metric)) for one in series if (score := one.score(benchmark, ""))]
+    told = [series[0], *last_variants(series)] if len(report.runs) > 1 else series
+    found = {one.label: score.macro.get(metric) for one in told if (score := one.score(benchmark, ""))}
     words = list(dict.fromkeys(tables.lacks(benchmark, "", "macro", one, series) for one in series))
     note = f" (the mean {'; '.join(word for word in words if word)})" if any(words) else ""
-    return (
-        f"{tables.title_of(benchmark)}, {metric}: {', '.join(f'{label} {percent(v)} %' for label, v in scores)}{note}."
-    )
+    scores = ", ".join(f"{label} {percent(value)} %" for label, value in found.items())
+    return f"{tables.title_of(benchmark)}, {metric}: {scores}{note}."
 
 
 def _reading(report: EvaluationReport) -> str:

@@ -13,6 +13,11 @@ def variant_label(variant: str) -> str:
     return f"+ {variant}" if variant.rstrip("*") in VARIANTS[1:] else variant
 
 
+def variant_order(variant: str) -> int:
+    """Its place among the steps of a calibration: what JSON sorts by name comes in this order again."""
+    return VARIANTS.index(variant) if variant in VARIANTS else len(VARIANTS)
+
+
 def headline_metrics(metrics: Sequence[str]) -> list[str]:
     """The metrics that a benchmark is known by, for which higher is better; all where none of them is known here."""
     return [name for name in _FIRST if name in metrics] or list(metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -10,7 +11,8 @@ from ccp_ray.artifact import Artifact
 from ccp_ray.config import load_config
 from eval.curve import CurveConfig
 from eval.curve import curve as evaluate_run
-from eval.report_curves import EVALUATIONS, read_evaluations
+from eval.metric_names import headline_metrics
+from eval.report_curves import EVALUATIONS, EvaluationRow, read_evaluations
 from jobs.command import (
     Address,
     AsJson,
@@ -60,13 +62,30 @@ def curve(
 
 
 def show_curve(artifact: Artifact, as_json: bool) -> None:
-    """A line for each step, benchmark, variant and metric."""
+    """A table for each benchmark and the metrics that it is known by: a line a step, a column a variant."""
     if as_json:
         print_json(headline(artifact))
         return
-    for row in read_evaluations(artifact.read(EVALUATIONS), artifact.store.uri(EVALUATIONS)):
-        name = f"{row.benchmark}, {row.variant}, {row.metric}"
-        print(f"step {row.step:>8,}  {name:<40} {100 * row.value:.1f}")
+    rows = read_evaluations(artifact.read(EVALUATIONS), artifact.store.uri(EVALUATIONS))
+    for benchmark in dict.fromkeys(row.benchmark for row in rows):
+        own = [row for row in rows if row.benchmark == benchmark]
+        for metric in headline_metrics(list(dict.fromkeys(row.metric for row in own))):
+            print(f"{benchmark}, {metric}, per cent")
+            for line in curve_lines([row for row in own if row.metric == metric]):
+                print(f"  {line}")
+
+
+def curve_lines(rows: Sequence[EvaluationRow]) -> list[str]:
+    """Of one benchmark and metric."""
+    variants = list(dict.fromkeys(row.variant for row in rows))
+    values = {(row.step, row.variant): f"{100 * row.value:.1f}" for row in rows}
+    steps = sorted({row.step for row in rows})
+    table = [
+        ["step", *variants],
+        *([f"{step:,}", *(values.get((step, one), "") for one in variants)] for step in steps),
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(map(str.rjust, row, widths)).rstrip() for row in table]
 
 
 if __name__ == "__main__":

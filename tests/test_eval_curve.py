@@ -6,9 +6,11 @@ import json
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from evaluation_factory import write_curve
 from safetensors.numpy import load_file
 from small_recipe import configured
 
@@ -21,6 +23,7 @@ from eval import curve as module
 from eval.curve import CurveConfig, curve
 from eval.evaluate import RESULTS, evaluate
 from eval.report_curves import EVALUATIONS, curves_of, read_evaluations
+from jobs.curve import show_curve
 
 pytestmark = pytest.mark.timeout(600)
 EVERY = CurveConfig(every=25, resources={"poll_s": 0.05})
@@ -151,3 +154,26 @@ def test_another_request_onto_the_same_output_is_refused(
         curve(trained.uri, ["translations"], str(other), measured.uri, EVERY)
     training = Request.model_validate_json((Path(trained.uri) / "_job.json").read_text())
     assert measured.input("training").fingerprint == digest_json(training.identity())
+
+
+def test_a_step_is_told_by_the_metric_that_a_benchmark_is_known_by(capsys: pytest.CaptureFixture[str]):
+    """XQuAD-R's last one is not: it falls where retrieval across languages gets better."""
+    scores = {"raw": {"map": 0.25, "map_mono": 0.5, "same_language@10": 0.9}, "shift": {"map": 0.5}}
+    module._tell(1200, SimpleNamespace(summary={"benchmarks": {"xquad_r": scores}}))
+    assert capsys.readouterr().err == "curve: step 1,200: xquad_r map raw 25.0, shift 50.0\n"
+
+
+def test_a_curve_is_shown_by_step_and_variant(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [
+        {"step": step, "benchmark": "xquad_r", "variant": variant, "metric": metric, "value": value + more + step / 1e4}
+        for metric, value in (("map", 0.25), ("map_mono", 0.9))
+        for step in (0, 1200)
+        for variant, more in (("raw", 0.0), ("shift", 0.1))
+    ]
+    show_curve(write_curve(str(tmp_path / "curve"), rows), False)
+    assert capsys.readouterr().out.splitlines() == [
+        "xquad_r, map, per cent",
+        "   step   raw  shift",
+        "      0  25.0   35.0",
+        "  1,200  37.0   47.0",
+    ]

@@ -116,6 +116,9 @@ def test_the_sentence_says_the_check_then_the_difference_then_the_averages(repor
     part = alone.model_copy(update={"runs": [report.runs[1].model_copy(update={"benchmarks": tatoeba_only(report)})]})
     assert result_sentence(part).endswith("+ rotate* 42.1 % (the mean lacks ar).")
     assert result_sentence(alone) == "Mr. TyDi, mrr@100: raw 40.0 %, + shift 40.0 %, + scale 40.0 %, + rotate 40.0 %."
+    named = [report.runs[0].model_copy(update={"name": name}) for name in ("one", "two")]
+    several = alone.model_copy(update={"runs": named})
+    assert result_sentence(several) == "Mr. TyDi, mrr@100: one raw 40.0 %, one + rotate 40.0 %, two + rotate 40.0 %."
 
 
 def test_a_benchmark_with_a_mean_alone_needs_no_languages(tmp_path: Path):
