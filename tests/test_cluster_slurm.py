@@ -1,6 +1,6 @@
 """The Slurm script: sound shell, and run with a Slurm, a Ray and a ccp-ray that only note how they were called.
 
-What it does to a real Ray (two nodes of one machine, a training that is told and requeued) was run by hand.
+An earlier state of the script was run by hand with a real Ray, two nodes on one machine; a real training was not yet told.
 """
 
 from __future__ import annotations
