@@ -1,6 +1,6 @@
 """The Slurm script: sound shell, and run with a Slurm, a Ray and a ccp-ray that only note how they were called.
 
-What it does to a real Ray (two nodes of one machine, a training that is told and requeued) was run by hand.
+By hand an earlier state of it was run with a real Ray, two nodes on one machine; no real training was told yet.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ OURS = {
     "python": """
         case "$1" in
         *wait_for_nodes.py | *tell_training.py) echo "python $(basename "$1") ${*:2}" >>"$STUBS/calls" ;;&
-        *wait_for_nodes.py) until [ "$(grep -c '^ray start' "$STUBS/calls")" -ge $(($3 ? $3 : 1)) ]; do sleep 0.05; done ;;
+        *wait_for_nodes.py)
+            until [ "$(grep -c '^ray start' "$STUBS/calls")" -ge $(($3 ? $3 : 1)) ]; do sleep 0.05; done
+            ;;
         *tell_training.py) ;;
         *) exec "$PYTHON" "$@" ;;
         esac
