@@ -155,7 +155,10 @@ def _panels() -> Iterator[dict[str, Any]]:
 
 
 def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
-    custom = {"fillOpacity": 30, "stacking": {"mode": "normal"}} if panel.stacked else {"fillOpacity": 0}
+    # Ray serves a gauge for less than a minute after it was set, which may be less than from one row to the next.
+    custom: dict[str, Any] = {"spanNulls": True, "fillOpacity": 30 if panel.stacked else 0}
+    if panel.stacked:
+        custom["stacking"] = {"mode": "normal"}
     return {
         "id": number,
         "type": "timeseries",
