@@ -35,7 +35,6 @@ from ranks import wait_until
 from small_recipe import RECIPE
 
 
-
 @pytest.fixture
 def lan() -> Iterator[Lan]:
     """Hosts a, b and c. Skips where they cannot be made; fails in CI as root."""
