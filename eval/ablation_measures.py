@@ -58,8 +58,9 @@ def training_measures(rows: Sequence[Row]) -> dict[str, float]:
     found: dict[str, float] = {}
     training, probes = _split(rows)
     last = training[-max(1, len(training) // _LAST) :]
-    for name in last[0] if last else ():
-        found[name] = float(np.mean([row[name] for row in last]))
+    for name, value in last[0].items() if last else ():
+        if not isinstance(value, Mapping):  # losses by language
+            found[name] = float(np.mean([row[name] for row in last]))
     if probes:
         found |= _over_languages(probes[-1])
         found["lowest_spread"] = min(value["std"] for value in probes[-1]["probe"].values())

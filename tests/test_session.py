@@ -50,13 +50,15 @@ with ray_session(cpus=1):
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
     assert ray.get(ray.remote(lambda: 41 + 1).remote()) == 42
     address = ray.get_runtime_context().gcs_address
-    ask = grpc.insecure_channel(address).unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")
+    channel = grpc.insecure_channel(address)
+    ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")
     for token in (None, "0" * 64, os.environ["RAY_AUTH_TOKEN"]):
         try:
             ask(b"", metadata=[("authorization", f"Bearer {{token}}")] if token else [], timeout=20)
             print("let in")
         except grpc.RpcError as error:
             print(error.code().name)
+    channel.close()  # open when Ray ends, gRPC would say so on standard error
 assert not ray.is_initialized()
 host, port = address.split(":")
 try:
