@@ -9,14 +9,25 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from s3_servers import S3Server
+from s3_servers import Bucket, S3Server
 from small_recipe import start
 
 from ccp_ray.artifact import open_artifact, verify_artifact
 
 STAGES = ("documents", "corpus", "encoder", "embeddings", "calibration", "evaluation", "index", "report")
 _PATIENCE_S = 400.0
+
+
+class UndisturbedRun(NamedTuple):
+    """By stage its fingerprints; where it wrote, what it said, and every command line of the machine meanwhile."""
+
+    fingerprints: dict[str, str]
+    bucket: Bucket
+    places: dict[str, str]
+    log: Path
+    command_lines: dict[str, bytes]
 
 
 def in_progress(run: Path, stage: str) -> bool:
