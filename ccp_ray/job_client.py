@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ccp_ray.cluster_room import Room, room
-from ccp_ray.errors import CcpError, UsageError
+from ccp_ray.errors import CcpError, UsageError, redacted
 from ccp_ray.job_package import Package
 from ccp_ray.job_records import JobRecord, JobRequest, job_record
 
@@ -62,13 +62,11 @@ class JobClient:
             python = str(self._get("/api/v0/cluster_metadata")["data"]["pythonVersion"])
         if there.split(".")[:2] != ray.__version__.split(".")[:2]:
             raise CcpError(
-                f"{shown(self.url)} runs Ray {there}, this program needs {ray.__version__}: the nodes run this code "
+                f"{self.url} runs Ray {there}, this program needs {ray.__version__}: the nodes run this code "
                 "with their own packages; install the version of constraints.txt there"
             )
         if not (3, 10) <= tuple(map(int, python.split(".")[:2])) < (3, 14):
-            raise CcpError(
-                f"{shown(self.url)} runs Python {python}, this program needs 3.10 to 3.13 on the cluster's nodes"
-            )
+            raise CcpError(f"{self.url} runs Python {python}, this program needs 3.10 to 3.13 on the cluster's nodes")
         return f"Ray {there}, Python {python}"
 
     def records(self) -> list[JobRecord]:
@@ -154,7 +152,7 @@ class JobClient:
             raise CcpError(refusal(self.url, 403 if "failed" in error.message else 401)) from None
         except (ConnectionError, requests.ConnectionError, requests.Timeout) as error:
             raise UnreachableError(
-                f"{shown(self.url)} does not answer ({type(error).__name__}); is the cluster up, and is this the "
+                f"{self.url} does not answer ({type(error).__name__}); is the cluster up, and is this the "
                 "address of its dashboard?"
             ) from None
         except requests.RequestException as error:
@@ -166,7 +164,7 @@ class JobClient:
 
     def _stranger(self, why: str) -> str:
         return (
-            f"{shown(self.url)} does not answer as a Ray dashboard does ({why}); a dashboard's port is {DEFAULT_PORT} "
+            f"{self.url} does not answer as a Ray dashboard does ({why}); a dashboard's port is {DEFAULT_PORT} "
             "where nobody chose another"
         )
 
@@ -182,23 +180,15 @@ def dashboard_url(address: str | None) -> str:
     url = given if "://" in given else f"http://{given}"
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or given in ("auto", "local"):
-        raise UsageError(f"--address {shown(given)}: jobs go to the cluster's dashboard, {example}")
+        raise UsageError(f"--address {given}: jobs go to the cluster's dashboard, {example}")
     return url.rstrip("/")
-
-
-def shown(url: str) -> str:
-    """Without a password that an address may hold."""
-    return re.sub(r"//[^/@]*@", "//", url)
 
 
 def refusal(url: str, status: int) -> str:
     """A request without a token (401) or with a wrong one (403), in words."""
     if status == 401:
-        return (
-            f"{shown(url)} demands a token and got none: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
-            "RAY_AUTH_TOKEN_PATH"
-        )
-    return f"{shown(url)} refuses the token (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token): it is another's"
+        return f"{url} demands a token and got none: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+    return f"{url} refuses the token (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token): it is another's"
 
 
 def places(url: str) -> dict[str, str]:
@@ -208,7 +198,9 @@ def places(url: str) -> dict[str, str]:
     """
     here = _is_loopback(url)
     found = {name: os.environ[name] for name in _PLACES if os.environ.get(name)}
-    return {name: value for name, value in found.items() if (here or not _is_loopback(value)) and value == shown(value)}
+    return {
+        name: value for name, value in found.items() if (here or not _is_loopback(value)) and value == redacted(value)
+    }
 
 
 def withheld(url: str) -> list[str]:
@@ -229,7 +221,7 @@ def _knock(url: str) -> None:
         socket.create_connection((str(parts.hostname), port), timeout=_KNOCK_S).close()
     except OSError as error:
         raise UnreachableError(
-            f"cannot reach {shown(url)}: {error.strerror or error}; is the cluster up, and is this the address of its "
+            f"cannot reach {url}: {error.strerror or error}; is the cluster up, and is this the address of its "
             f"dashboard (port {DEFAULT_PORT} where nobody chose another)?"
         ) from None
 
@@ -237,10 +229,8 @@ def _knock(url: str) -> None:
 def _explained(url: str, job: str | None, text: str) -> CcpError:
     """Ray's client says all in one string: "Request failed with status code 404: Job x does not exist."."""
     if job and "does not exist" in text:
-        return UsageError(
-            f"{job}: no such job on {shown(url)} (a cluster forgets its jobs when it ends); see ccp-ray jobs"
-        )
+        return UsageError(f"{job}: no such job on {url} (a cluster forgets its jobs when it ends); see ccp-ray jobs")
     status = re.search(r"status code (\d+)", text)
     lines = [line for line in text.strip().splitlines() if line.strip()] or [text]
     told = lines[-1].strip() if status else lines[0]
-    return CcpError(f"{shown(url)}: {told}")
+    return CcpError(f"{url}: {told}")

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import threading
 import time
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from typing import Any
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.exceptions import HTTPClientError
 
-from ccp_ray.errors import UsageError
+from ccp_ray.errors import UsageError, redacted
 from ccp_ray.progress import say
 
 VARIABLE = "CCP_RAY_STORE_PATIENCE"
@@ -66,7 +65,7 @@ class Patience:
     _trouble: str = ""
 
     def __post_init__(self) -> None:
-        self.endpoint = re.sub(r"//[^/@\s]+@", "//", self.endpoint)  # the URL may carry a password
+        self.endpoint = redacted(self.endpoint)  # the URL may carry a password
         self._lock = threading.Lock()
 
     def needs_retry(

@@ -7,13 +7,12 @@ at the beginning of a run and at most ten minutes in the end, and does not have 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
+from itertools import islice
 from typing import NamedTuple
 
-from ccp_ray.errors import DamagedError
 from ccp_ray.storage import Store
-from ccp_ray.telemetry import FOLDER
+from ccp_ray.telemetry import damaged_rows, read_rows, row_files
 
 _ATTEMPTS = 20  # newest ones that are looked at
 _LEDGER = {"embed": "pieces"}  # the ledger's name of a stage, where it is another
@@ -35,9 +34,8 @@ def piece_notes(store: Store, stages: Collection[str]) -> dict[str, Note]:
     found: dict[str, Note] = {}
     if not stages:
         return found
-    for attempt in sorted(store.folders(FOLDER), reverse=True)[:_ATTEMPTS]:
-        keys = [info.key for info in store.list(f"{FOLDER}/{attempt}/rows-")]
-        for stage, note in (_notes(store, max(keys)) if keys else {}).items():
+    for keys in islice(row_files(store), _ATTEMPTS):
+        for stage, note in (_notes(store, keys[0]) if keys else {}).items():
             if stage in stages:
                 found.setdefault(stage, note)
         if found.keys() == set(stages):
@@ -46,9 +44,10 @@ def piece_notes(store: Store, stages: Collection[str]) -> dict[str, Note]:
 
 
 def _notes(store: Store, key: str) -> dict[str, Note]:
+    told = [row for row in read_rows(store, key) if "stage" in row]
     try:
-        rows = [json.loads(line) for line in store.read(key).splitlines()]
-        told = [row for row in rows if "stage" in row]
-        return {_LEDGER.get(r["stage"], r["stage"]): Note(r["time"], r["done"], r["rows_per_s"]) for r in told}
-    except (ValueError, TypeError, KeyError):
-        raise DamagedError(f"{store.uri(key)}: damaged metrics; delete this object") from None
+        return {
+            _LEDGER.get(row["stage"], row["stage"]): Note(row["time"], row["done"], row["rows_per_s"]) for row in told
+        }
+    except KeyError:
+        raise damaged_rows(store, key) from None

@@ -27,10 +27,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from ccp_ray.errors import StoreError
+from ccp_ray.errors import DamagedError, StoreError
 from ccp_ray.metric_catalog import METRICS
 from ccp_ray.progress import say
-from ccp_ray.storage import open_store
+from ccp_ray.storage import Store, open_store
 
 FOLDER = "_telemetry"
 _LEAST_S, _MOST_S, _SHARE = 10.0, 600.0, 0.01
@@ -74,6 +74,26 @@ def _probe_points(row: Row) -> Iterator[Point]:
         yield from (Point("probe", name, language, float(value)) for name, value in values.items())
     yield from (Point("dev", name, None, float(value)) for name, value in row.get("dev", {}).items())
     yield Point("monitor", "problems", None, float(len(row.get("problems", []))))
+
+
+def row_files(store: Store) -> Iterator[list[str]]:
+    """Keys of the files of rows of each attempt of the output at this root, the newest attempt and file first."""
+    for attempt in sorted(store.folders(FOLDER), reverse=True):
+        yield sorted((info.key for info in store.list(f"{FOLDER}/{attempt}/rows-")), reverse=True)
+
+
+def read_rows(store: Store, key: str) -> list[dict[str, Any]]:
+    """The rows of a file, each with its "time". Raises DamagedError for one that is not as it was written."""
+    try:
+        rows = [json.loads(line) for line in store.read(key).splitlines()]
+        return [row | {"time": float(row["time"])} for row in rows]
+    except (ValueError, TypeError, KeyError):
+        raise damaged_rows(store, key) from None
+
+
+def damaged_rows(store: Store, key: str) -> DamagedError:
+    """What to say of a file of rows that is not as it was written."""
+    return DamagedError(f"{store.uri(key)}: damaged metrics; delete this object")
 
 
 class Telemetry:

@@ -6,13 +6,11 @@ apart at first and ten minutes apart in the end, so what is said here may be tha
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any, NamedTuple
 
-from ccp_ray.errors import DamagedError
 from ccp_ray.storage import Store
-from ccp_ray.telemetry import FOLDER
+from ccp_ray.telemetry import read_rows, row_files
 
 
 class TrainingStanding(NamedTuple):
@@ -33,21 +31,12 @@ def training_standing(store: Store, now: float | None = None) -> TrainingStandin
     Raises DamagedError for a file that is not as it was written.
     """
     now = time.time() if now is None else now
-    for attempt in sorted(store.folders(FOLDER), reverse=True):
-        keys = [info.key for info in store.list(f"{FOLDER}/{attempt}/rows-")]
-        for key in sorted(keys, reverse=True):
-            row = _last_training_row(store, key)
-            if row is not None:
-                return _standing(row, now)
+    for keys in row_files(store):
+        for key in keys:
+            trained = [row for row in read_rows(store, key) if "step_seconds" in row]
+            if trained:
+                return _standing(trained[-1], now)
     return None
-
-
-def _last_training_row(store: Store, key: str) -> dict[str, Any] | None:
-    try:
-        rows = [json.loads(line) for line in store.read(key).splitlines()]
-        return next((row for row in reversed(rows) if "step_seconds" in row), None)
-    except (ValueError, TypeError):
-        raise DamagedError(f"{store.uri(key)}: damaged metrics; delete this object") from None
 
 
 def _standing(row: dict[str, Any], now: float) -> TrainingStanding:

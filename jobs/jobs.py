@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from ccp_ray.job_client import JobClient, shown
+from ccp_ray.errors import redacted
+from ccp_ray.job_client import JobClient
 from ccp_ray.job_records import JobRecord
 from ccp_ray.progress import say
 from jobs.command import AsJson, main, print_json, reported
@@ -21,7 +22,7 @@ def jobs(address: Dashboard = None, as_json: AsJson = False) -> None:
         print_json({"jobs": [record.told() for record in records]})
         return
     if not records:
-        say(f"ccp-ray: no job was submitted to {shown(client.url)} since it started")
+        say(f"ccp-ray: no job was submitted to {redacted(client.url)} since it started")
         return
     now = time.time()
     rows = [("JOB", "STATE", "VERB", "STARTED", "RAN", "OUTPUT"), *(_row(record, now) for record in records)]

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ccp_ray.job_client import JobClient, UnreachableError, shown
+from ccp_ray.errors import redacted
+from ccp_ray.job_client import JobClient, UnreachableError
 from ccp_ray.job_logs import LogFollower
 from ccp_ray.job_records import JobRecord
 from ccp_ray.progress import say
@@ -74,7 +75,7 @@ def follow_job(client: JobClient, job: str, follower: LogFollower) -> JobRecord:
 
 def how_to_go_on(client: JobClient, job: str) -> str:
     """The commands for a job that runs."""
-    where = f"--address {shown(client.url)}"
+    where = f"--address {redacted(client.url)}"
     return f"follow it with: ccp-ray logs {job} --follow {where}; end it with: ccp-ray stop {job} {where}"
 
 

@@ -14,8 +14,8 @@ import typer
 
 from ccp_ray.artifact import find_artifact
 from ccp_ray.cluster_room import Need, Room
-from ccp_ray.errors import CcpError, UsageError
-from ccp_ray.job_client import JobClient, shown, withheld
+from ccp_ray.errors import CcpError, UsageError, redacted
+from ccp_ray.job_client import JobClient, withheld
 from ccp_ray.job_logs import LogFollower
 from ccp_ray.job_package import Package, package
 from ccp_ray.job_records import Decision, JobRecord, decide
@@ -111,7 +111,7 @@ class Submission:
         self.measured["submitted_s"] = _since_start()
         told = f", attempt {attempt}" if attempt > 1 else ""
         told += f" ({decision.job.id} is {decision.job.state})" if attempt > 1 and decision.job else ""
-        say(f"ccp-ray: submitted {job}{told} to {shown(self.client.url)}; {how_to_go_on(self.client, job)}")
+        say(f"ccp-ray: submitted {job}{told} to {redacted(self.client.url)}; {how_to_go_on(self.client, job)}")
         return job
 
     def _followed(self, job: str, detach: bool) -> JobRecord:
@@ -159,7 +159,7 @@ class Submission:
                 return
             if verdict == "small" or time.monotonic() > give_up:
                 raise UsageError(
-                    f"{shown(self.client.url)}: {_shortage(need, room)}; add nodes or ask for less, or start it with "
+                    f"{self.client.url}: {_shortage(need, room)}; add nodes or ask for less, or start it with "
                     "--wait: the job then waits for them there"
                 )
             time.sleep(1.0)

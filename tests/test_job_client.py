@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ccp_ray.errors import UsageError
-from ccp_ray.job_client import dashboard_url, places, shown, withheld
+from ccp_ray.job_client import JobClient, UnreachableError, dashboard_url, places, withheld
 
 HEAD = "http://head.example:8265"
 
@@ -53,5 +53,6 @@ def test_this_machine_s_own_store_and_passwords_stay(monkeypatch: pytest.MonkeyP
 
 
 def test_a_password_in_an_address_is_not_shown():
-    assert shown("http://me:secret@head:8265/x") == "http://head:8265/x"
-    assert shown("http://head:8265") == "http://head:8265"
+    with pytest.raises(UnreachableError, match=r"cannot reach http://\*\*\*@127\.0\.0\.1:1/x: ") as refused:
+        JobClient("http://me:secret@127.0.0.1:1/x")
+    assert "secret" not in str(refused.value)

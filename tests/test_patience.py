@@ -140,7 +140,7 @@ def test_waits_grow_to_a_cap_and_end_with_the_patience(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(patience.time, "monotonic", lambda: now[0])
     asked, request = Patience("https://user:secret@store", 100.0, answered=True), {"context": {}}
-    assert asked.endpoint == "https://store"
+    assert asked.endpoint == "https://***@store"
     error = EndpointConnectionError(endpoint_url="https://store")
     for attempts in range(1, 40):
         wait = asked.needs_retry(None, error, request, attempts)
