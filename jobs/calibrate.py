@@ -9,6 +9,7 @@ from ccp_ray.artifact import Artifact, open_artifact
 from ccp_ray.calibration_config import CalibrationConfig
 from ccp_ray.calibration_job import calibrate as fit_calibration
 from ccp_ray.config import load_config
+from jobs.columns import columns
 from jobs.command import (
     Address,
     AsJson,
@@ -69,7 +70,7 @@ def calibration_lines(summary: Mapping[str, Any], config: Mapping[str, Any]) -> 
         yield "there is no other language to bring to the pivot"
         return
     yield "mean cosine of CSLS neighbours to the pivot, on rows that no step was fitted to (higher is better):"
-    yield from _columns([("", "shift", "+ scale", "", "+ rotate", "", "result"), *map(_row, judged.items())])
+    yield from columns([("", "shift", "+ scale", "", "+ rotate", "", "result"), *map(_row, judged.items())])
     scale, rotation = (f"{100 * config[name]:g} %" for name in ("minimum_scale_gain", "minimum_gain"))
     yield (
         f"kept is what takes enough off the distance (1 - cosine): a rotation {rotation}; scale {scale}, "
@@ -94,13 +95,6 @@ def _row(item: tuple[str, Mapping[str, Any]]) -> tuple[str, ...]:
 
 def _figure(value: float) -> str:
     return f"{value:.4f}"
-
-
-def _columns(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    """Rows with every column as wide as its widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def plan_calibrate(embeddings: str, config: CalibrationConfig) -> Plan:

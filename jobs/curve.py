@@ -13,6 +13,7 @@ from eval.curve import CurveConfig
 from eval.curve import curve as evaluate_run
 from eval.metric_names import headline_metrics
 from eval.report_curves import EVALUATIONS, EvaluationRow, read_evaluations
+from jobs.columns import columns
 from jobs.command import (
     Address,
     AsJson,
@@ -84,8 +85,7 @@ def curve_lines(rows: Sequence[EvaluationRow]) -> list[str]:
         ["step", *variants],
         *([f"{step:,}", *(values.get((step, one), "") for one in variants)] for step in steps),
     ]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return ["  ".join(map(str.rjust, row, widths)).rstrip() for row in table]
+    return list(columns(table, right=True))
 
 
 if __name__ == "__main__":

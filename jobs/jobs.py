@@ -8,6 +8,7 @@ from ccp_ray.errors import redacted
 from ccp_ray.job_client import JobClient
 from ccp_ray.job_records import JobRecord
 from ccp_ray.progress import say
+from jobs.columns import columns
 from jobs.command import AsJson, main, print_json, reported
 from jobs.logs import Dashboard
 from jobs.plan import duration
@@ -26,9 +27,8 @@ def jobs(address: Dashboard = None, as_json: AsJson = False) -> None:
         return
     now = time.time()
     rows = [("JOB", "STATE", "VERB", "STARTED", "RAN", "OUTPUT"), *(_row(record, now) for record in records)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in columns(rows):
+        print(line)
 
 
 def _row(record: JobRecord, now: float) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from ccp_ray.outputs import outputs, outputs_at, read_request
 from ccp_ray.standing import Stage, Standing, standing
 from ccp_ray.storage import Store, open_store
 from ccp_ray.training_standing import training_standing
+from jobs.columns import columns
 from jobs.command import AsJson, main, print_json, reported
 from jobs.pipeline_stages import read_stages
 from jobs.plan import duration
@@ -145,10 +146,7 @@ def _unfinished(row: Mapping[str, Any]) -> Iterator[str]:
     """The lines below an unfinished output: one a stage, in columns, and one about the whole."""
     if row["state"] != "unfinished":
         return
-    cells = [_cells(name, figures) for name, figures in row["stages"].items()]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+    yield from columns([_cells(name, figures) for name, figures in row["stages"].items()])
     if "training" in row:
         yield _training(row["training"], row["active"])
     yield "; ".join(_remarks(row))
