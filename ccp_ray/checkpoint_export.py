@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from ccp_ray.artifact import Artifact, InputRef, Request, digest_json, open_output
-from ccp_ray.checkpoints import checkpoint_ledger, checkpoint_name
 from ccp_ray.engine_state import MASTER, Piece
 from ccp_ray.errors import DataError, UsageError
+from ccp_ray.kept_checkpoints import checkpoint_ledger, checkpoint_name, checkpoint_step
 from ccp_ray.ledger import Entry, FileRecord, put_folder, verified_copy
 from ccp_ray.optimizer_state import SavedPieces
 from ccp_ray.storage import Store, open_store
@@ -61,7 +61,7 @@ def _entry(store: Store, step: int) -> Entry:
     ledger = checkpoint_ledger(store)
     there = sorted(ledger.committed())
     if checkpoint_name(step) not in there:
-        steps = ", ".join(str(int(name.rpartition("-")[2])) for name in there) or "none"
+        steps = ", ".join(str(checkpoint_step(name)) for name in there) or "none"
         raise UsageError(
             f"{store.root}: keeps no checkpoint of step {step}; there is {steps} "
             "(resources.checkpoint_keep_every keeps more)"

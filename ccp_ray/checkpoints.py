@@ -29,7 +29,8 @@ from ccp_ray import optimizer_state
 from ccp_ray.collectives import gather_objects, on_first
 from ccp_ray.errors import CcpError, DamagedError, StoreError, UsageError, carry, raise_carried
 from ccp_ray.faults import reach
-from ccp_ray.ledger import Entry, FileRecord, Ledger, sound_copy
+from ccp_ray.kept_checkpoints import checkpoint_ledger, checkpoint_name, checkpoint_step
+from ccp_ray.ledger import Entry, FileRecord, sound_copy
 from ccp_ray.process_metrics import observe_lag
 from ccp_ray.progress import say
 from ccp_ray.storage import Store, open_store
@@ -173,7 +174,7 @@ class Checkpoints:
             optimizer_state.restore(engine, progress["engine"], pieces)
         except UsageError as error:
             raise UsageError(f"{self.store.uri(f'{_FOLDER}/{name}')}: {error}") from None
-        self._last = _step(name)
+        self._last = checkpoint_step(name)
         return Restored(self._last, load_file(files[_STATE]), progress["run"])
 
     def _clean(self, damaged: Sequence[str]) -> None:
@@ -196,7 +197,7 @@ class Checkpoints:
         reach("checkpoint.written")
         self.ledger.commit(name, entry)
         reach("checkpoint.committed")
-        steps = {_step(name): name for name in self.ledger.committed()}
+        steps = {checkpoint_step(name): name for name in self.ledger.committed()}
         for step in steps.keys() - kept(sorted(steps), self.keep, self.keep_every) - self.kept_besides:
             files = self.ledger.read(steps[step]).files
             self.ledger.retract(steps[step])  # first: a checkpoint must not claim files that are going
@@ -207,17 +208,3 @@ class Checkpoints:
 def kept(steps: Sequence[int], last: int, every: int | None) -> set[int]:
     """Of checkpoints at ascending steps, those that stay: the last ones and, if asked, multiples of `every`."""
     return {*steps[-last:], *(step for step in steps if every and step % every == 0)}
-
-
-def checkpoint_ledger(store: Store) -> Ledger:
-    """Which checkpoints of a run are complete, by `checkpoint_name`."""
-    return Ledger(store, "_ledger/checkpoints")
-
-
-def checkpoint_name(step: int) -> str:
-    """Of the checkpoint after `step` steps; names sort as steps do."""
-    return f"step-{step:09d}"
-
-
-def _step(name: str) -> int:
-    return int(name.removeprefix("step-"))

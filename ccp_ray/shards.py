@@ -16,7 +16,7 @@ from ccp_ray.shard import Candidates, Shard
 
 _BATCH = 20  # queries from which FAISS multiplies matrices, with all cores
 _TEXT = ("lang", "text")
-_NO_TEXT = pa.schema([(name, pa.large_string()) for name in _TEXT]).empty_table()
+_TEXT_COLUMNS = pa.schema([(name, pa.large_string()) for name in _TEXT])
 
 
 class Shards:
@@ -57,7 +57,7 @@ class Shards:
         numbers, starts = np.unique(shard_n[order_n], return_index=True)
         cut = np.split(row_n[order_n], starts[1:])
         parts = [self._shards[number].rows(rows, _TEXT) for number, rows in zip(numbers.tolist(), cut, strict=False)]
-        rows = pa.concat_tables(parts).take(pa.array(np.argsort(order_n))) if parts else _NO_TEXT
+        rows = pa.concat_tables(parts).take(pa.array(np.argsort(order_n))) if parts else _TEXT_COLUMNS.empty_table()
         for name in _TEXT:
             ranked = ranked.append_column(name, rows.column(name))
         return ranked

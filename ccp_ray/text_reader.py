@@ -1,6 +1,7 @@
 """Texts to token ids, as a model folder says: its tokenizer, longest input, lower-casing and default prompt.
 
-No weights and no torch: the tasks that tokenise beside the model need neither. The settings are those of
+No weights and no torch: the tasks that tokenise beside the model need neither. transformers is imported where it is
+needed: importing it takes 0.7 s, and commands that load no model import this module. The settings are those of
 sentence-transformers (`sentence_bert_config.json`, `config_sentence_transformers.json`); one that would change
 vectors and is not known here is refused by name.
 """
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import transformers
 
 from ccp_ray.batching import Tokens
 from ccp_ray.errors import UsageError
@@ -87,6 +87,8 @@ def tokenizer_of(source: str, max_tokens: int | None = None, prompt: str | None 
 
 
 def _shape_of(folder: Path) -> Any:
+    import transformers
+
     try:
         return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -138,6 +140,8 @@ def _default_prompt(path: Path) -> str:
 
 def load_tokenizer(folder: Path) -> Any:
     """The folder's fast tokenizer, lower-casing where the folder says so. Raises UsageError."""
+    import transformers
+
     quiet_transformers()
     try:
         loaded = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -196,5 +200,7 @@ def read_json(path: Path) -> Any:
 
 def quiet_transformers() -> None:
     """Only errors: progress bars and advice of the loader are not for our users."""
+    import transformers
+
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ccp_ray.errors import CcpError
 from ccp_ray.ledger import Entry, FileRecord, Ledger, put_bytes
@@ -12,7 +12,9 @@ from ccp_ray.log_fields import log_fields
 from ccp_ray.progress import say
 from ccp_ray.storage import Store
 from ccp_ray.training_config import even_world
-from ccp_ray.training_loop import TrainingLoop
+
+if TYPE_CHECKING:
+    from ccp_ray.training_loop import TrainingLoop
 
 EXPORT = "encoder"  # the piece in the ledger
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 
-import bm25s
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
@@ -59,6 +58,8 @@ def rank(benchmark: RankedBenchmark, method: str, config: BaselineConfig) -> Run
 
 def bm25_ranker(passages: Passages, depth: int, config: BaselineConfig) -> Ranker:
     """The `depth` best passages with a word of the question."""
+    import bm25s  # with SciPy: half a second that other commands need not wait for
+
     index = bm25s.BM25(method="lucene", k1=config.k1, b=config.b)
     index.index([search_words(text) for text in passages.full], show_progress=False)
     place_N = _places(passages.ids)

@@ -25,12 +25,11 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from ccp_ray.artifact import Artifact, InputRef, Request, digest_json, find_artifact, open_output
-from ccp_ray.checkpoint_export import export_checkpoint
-from ccp_ray.checkpoints import checkpoint_ledger, checkpoint_name
 from ccp_ray.config import StrictModel, semantic
 from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.errors import UsageError
 from ccp_ray.finetune_config import FinetuneSettings
+from ccp_ray.kept_checkpoints import checkpoint_ledger, checkpoint_name
 from ccp_ray.ledger import put_bytes
 from ccp_ray.progress import say
 from ccp_ray.storage import absolute_uri, open_store
@@ -174,6 +173,8 @@ class _Measures(NamedTuple):
             return done
         if step and checkpoint_name(step) not in checkpoint_ledger(self.training.store).committed():
             return self._evaluate(self.training.store.root, place)  # the end of a finished run
+        from ccp_ray.checkpoint_export import export_checkpoint  # torch only where it is used
+
         encoder = export_checkpoint(self.training.store.root, step, f"{output}/encoders/{checkpoint_name(step)}")
         evaluated = self._evaluate(encoder.uri, place)
         for info in list(encoder.store.list()):

@@ -11,7 +11,7 @@ Nothing is resumed and all vectors are in memory; the numbers are those of the j
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,12 @@ from ccp_ray.calibration_config import CalibrationConfig
 from ccp_ray.calibration_fit import fit
 from ccp_ray.corpus import Corpus
 from ccp_ray.embed_config import EmbedConfig
-from ccp_ray.encoder import Encoder
-from ccp_ray.hardware import resolve
 from eval.evaluate import EvaluateConfig, load_benchmarks
 from eval.protocol import Text, Vectors, distinct
 from eval.scores import score_benchmark
+
+if TYPE_CHECKING:
+    from ccp_ray.encoder import Encoder
 
 FloatArray = NDArray[np.float32]
 
@@ -64,6 +65,9 @@ def corpus_sentences(corpus: Corpus, config: EmbedConfig) -> dict[str, list[str]
 
 
 def _load(encoder: str, config: EmbedConfig) -> Encoder:
+    from ccp_ray.encoder import Encoder  # torch only where it is used
+    from ccp_ray.hardware import resolve
+
     precision = resolve(config.precision)
     return Encoder.load(encoder, precision=precision, pooling=config.pooling, prompt=config.prompt)
 

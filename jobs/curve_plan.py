@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ccp_ray.artifact import find_artifact, open_artifact
-from ccp_ray.checkpoints import checkpoint_ledger, checkpoint_name
 from ccp_ray.finetune_config import FinetuneSettings
+from ccp_ray.kept_checkpoints import checkpoint_ledger, checkpoint_name
 from ccp_ray.storage import open_store
 from ccp_ray.training_run import TrainingRun
 from eval.curve import CurveConfig, as_trained

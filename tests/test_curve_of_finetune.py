@@ -11,12 +11,12 @@ import pytest
 import tiny_models
 
 from ccp_ray.artifact import JOB, Artifact, InputRef, Output, Request, open_output
-from ccp_ray.checkpoints import checkpoint_name
 from ccp_ray.config import build_config
 from ccp_ray.encoder import Encoder
 from ccp_ray.errors import UsageError
 from ccp_ray.finetune_config import FinetuneConfig
 from ccp_ray.finetune_job import finetune
+from ccp_ray.kept_checkpoints import checkpoint_name
 from ccp_ray.ledger import put_bytes
 from eval import curve as module
 from eval.curve import CurveConfig, curve

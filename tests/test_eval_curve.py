@@ -16,8 +16,8 @@ from small_recipe import configured
 
 from ccp_ray.artifact import Artifact, Request, digest_json, open_artifact, verify_artifact
 from ccp_ray.checkpoint_export import export_checkpoint
-from ccp_ray.checkpoints import checkpoint_name
 from ccp_ray.errors import UsageError
+from ccp_ray.kept_checkpoints import checkpoint_name
 from ccp_ray.pretrain_job import initial_encoder
 from eval import curve as module
 from eval.curve import CurveConfig, curve

@@ -12,9 +12,9 @@ from command_line import ccp
 from embeddings_factory import one_language, write_embeddings
 
 from ccp_ray.artifact import JOB, Request, open_output, verify_artifact
-from ccp_ray.checkpoints import checkpoint_ledger, checkpoint_name
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import DamagedError, StoreError
+from ccp_ray.kept_checkpoints import checkpoint_ledger, checkpoint_name
 from ccp_ray.ledger import Entry, Ledger, put_bytes
 from ccp_ray.orphans import delete_orphans, find_orphans
 from ccp_ray.storage import TEMPORARY, LocalStore, open_store

@@ -10,9 +10,9 @@ import pytest
 from small_recipe import RECIPE
 
 from ccp_ray.artifact import Artifact, find_artifact
-from ccp_ray.checkpoints import checkpoint_name
 from ccp_ray.config import build_config
 from ccp_ray.errors import TrainingError, UsageError
+from ccp_ray.kept_checkpoints import checkpoint_name
 from eval.curve import CurveConfig
 from jobs.pipeline import PipelineConfig
 from jobs.pipeline_curve import background_curve

@@ -18,7 +18,7 @@ from test_eval_baselines import TEXTS, benchmark_folder
 from test_eval_passage_sets import squad_folder
 
 from ccp_ray.artifact import Artifact, open_artifact
-from ccp_ray.checkpoints import checkpoint_ledger
+from ccp_ray.kept_checkpoints import checkpoint_ledger, checkpoint_step
 from jobs import command
 
 
@@ -148,7 +148,7 @@ def test_passages_and_baseline(tmp_path: Path):
 
 
 def test_curve_counts_what_the_run_keeps(trained: Artifact, small_run: SmallRun, tmp_path: Path):
-    kept = [int(key.rpartition("-")[2]) for key in checkpoint_ledger(trained.store).committed()]
+    kept = [checkpoint_step(key) for key in checkpoint_ledger(trained.store).committed()]
     every = min(kept)
     asked = ("curve", trained.uri, "--every", every, "--benchmarks", "translations", "--data", small_run.documents)
     figures = plan(tmp_path / "x", *asked)
