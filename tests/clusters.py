@@ -1,4 +1,4 @@
-"""A real cluster, started as an administrator would, with token authentication; nodes that can be killed."""
+"""A real cluster, started as an administrator would, with token authentication."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,8 @@ def started_cluster(
 
 
 @contextlib.contextmanager
-def node(options: list[str], environment: Mapping[str, str]) -> Iterator[Callable[[], None]]:
-    """A node that has started; call what is given to kill it at once."""
+def node(options: list[str], environment: Mapping[str, str]) -> Iterator[None]:
+    """A node that has started."""
     shared = ["--block", "--node-ip-address=127.0.0.1", "--disable-usage-stats", "--object-store-memory=100000000"]
     process = subprocess.Popen(
         [RAY, "start", *shared, *options],
@@ -83,22 +83,19 @@ def node(options: list[str], environment: Mapping[str, str]) -> Iterator[Callabl
         start_new_session=True,
     )
 
-    def kill() -> None:
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:  # ends with the process, if that fails
+            if "--block" in line or "Ray runtime started" in line:
+                break
+        yield
+    finally:
         if process.poll() is None:
             # By id: no other Ray may suffer.
             for each in [*psutil.Process(process.pid).children(recursive=True), process]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     each.kill()
             process.wait(30)
-
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:  # ends with the process, if that fails
-            if "--block" in line or "Ray runtime started" in line:
-                break
-        yield kill
-    finally:
-        kill()
 
 
 def json_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:

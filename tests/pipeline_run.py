@@ -7,17 +7,14 @@ a ledger entry or a manifest.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from s3_servers import Bucket, S3Server
-from small_recipe import start
 
 from ccp_ray.artifact import open_artifact, verify_artifact
 
 STAGES = ("documents", "corpus", "encoder", "embeddings", "calibration", "evaluation", "index", "report")
-_PATIENCE_S = 400.0
 
 
 class UndisturbedRun(NamedTuple):
@@ -56,8 +53,3 @@ def fingerprints(run: str) -> dict[str, str]:
 def environment(server: S3Server, cache: Path) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RAY_"))}
     return clean | server.environment() | {"CCP_RAY_CACHE": str(cache)}
-
-
-def finish(recipe: Path, output: str, environment: Mapping[str, str], log: Path) -> None:
-    process = start("pipeline", "--config", str(recipe), "--output", output, environment=environment, log=log)
-    assert process.wait(_PATIENCE_S) == 0, log.read_text()[-3000:]
