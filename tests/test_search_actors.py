@@ -6,7 +6,10 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ from index_factory import build, queries, rows
 
 from ccp_ray import search_actors
 from ccp_ray.artifact import Artifact
-from ccp_ray.errors import DamagedError, UsageError
+from ccp_ray.errors import CcpError, DamagedError, UsageError
 from ccp_ray.model_source import model_reference
 from ccp_ray.search import Index
 from ccp_ray.search_actors import ShardActors, deal
@@ -74,12 +77,30 @@ def test_two_actors_give_the_hits_of_one_process(by_actors, built, monkeypatch):
 
 
 def test_an_actor_that_is_killed_is_started_and_asked_again(by_actors, built):
-    import ray
-
     here = Index.open(built.uri).search(asked(), 12)
     victim = actors_of(by_actors)[0]
     os.kill(ray.get(victim.pid.remote()), signal.SIGKILL)
     assert by_actors.search(asked(), 12) == here
+
+
+def test_an_actor_that_is_killed_within_a_query_gives_the_same_hits(by_actors, built, monkeypatch):
+    """It is stopped first, so that it cannot have answered, and killed when the first answers are waited for."""
+    here, waited_for, gather = Index.open(built.uri).search(asked(), 12), Event(), ShardActors._gather
+
+    def noted(answers: list[Any]) -> list[Any]:
+        waited_for.set()
+        return gather(answers)
+
+    monkeypatch.setattr(search_actors, "_BLOCK", 7)
+    monkeypatch.setattr(ShardActors, "_gather", staticmethod(noted))
+    victim = ray.get(actors_of(by_actors)[1].pid.remote())
+    os.kill(victim, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(by_actors.search, asked(), 12)
+        assert waited_for.wait(60)
+        os.kill(victim, signal.SIGKILL)
+        assert answer.result() == here
+    assert ray.get(actors_of(by_actors)[1].pid.remote()) != victim
 
 
 def test_more_actors_than_cpus_are_refused(ray_local, built):
@@ -106,3 +127,10 @@ def test_actors_have_names_that_say_what_they_hold(by_actors: Index) -> None:
     names = sorted(name for name in ray.util.list_named_actors() if name.startswith("search-"))
     assert len(names) == len(actors_of(by_actors)) == 2
     assert all(re.fullmatch(r"search-actors\d*-index shards? \d(, \d)? [0-9a-f]{6}", name) for name in names)
+
+
+def test_an_actor_that_died_too_often_is_an_error_that_says_so(by_actors: Index) -> None:
+    """Last: nobody can search by these actors any more."""
+    ray.kill(actors_of(by_actors)[0], no_restart=True)
+    with pytest.raises(CcpError, match="a search actor died more than 3 times; has its machine the memory"):
+        by_actors.search(asked(), 12)
