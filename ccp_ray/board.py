@@ -75,7 +75,11 @@ class Watch:
 
         while True:
             last = self.stop.wait(1.0)
-            for item in ray.get(self.board.take.remote()):
+            try:
+                posted = ray.get(self.board.take.remote())
+            except ray.exceptions.RayActorError:
+                return  # it died with the driver's node: what the main thread waits for died too, and is told there
+            for item in posted:
                 if isinstance(item, Said):
                     with log_fields(**item.fields):
                         say(f"{self.meter.label}: {item.text}")

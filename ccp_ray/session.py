@@ -65,7 +65,7 @@ def ray_session_at_need() -> Iterator[None]:
 def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator[None]:
     """Connect to `address`, or start a local Ray with `cpus` CPUs (all); re-entrant.
 
-    Raises CcpError when the cluster cannot be reached or refuses the token.
+    Raises CcpError when the cluster cannot be reached or refuses the token, or its head is lost within the session.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -98,11 +98,30 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
     _quiet()
     # Ray Train's page in the dashboard; without one there is nobody to keep the state of trainings for.
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", str(int(shown)))
+    # Through ray://, the head's own address may be none for this machine.
+    direct = address is not None and not address.startswith("ray://")
     try:
-        yield
+        with head_loss_told(ray.get_runtime_context().gcs_address) if direct else contextlib.nullcontext():
+            yield
     finally:
         if not _deferred:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def head_loss_told(head: str) -> Iterator[None]:
+    """Whatever Ray raises where nobody answers at the head's address any more becomes one CcpError."""
+    try:
+        yield
+    except CcpError:
+        raise
+    except Exception as error:
+        if _answers(head):
+            raise
+        raise CcpError(
+            f"the head of the Ray cluster, {head}, is gone ({_first_line(error)}). What is committed stays: run the "
+            "same command again on a cluster"
+        ) from error
 
 
 def _start(address: str | None, options: dict[str, Any]) -> bool:
@@ -154,10 +173,16 @@ def _check_reachable(address: str) -> None:
         import ray.util
 
         hosts.append(ray.util.get_node_ip_address())  # where Ray looks when it is told a loopback address
-    for name in hosts:
-        with contextlib.suppress(OSError), socket.create_connection((name, int(port)), timeout=_KNOCK_S):
-            return
+    if any(_answers(f"{name}:{port}") for name in hosts):
+        return
     raise CcpError(f"cannot reach Ray at {address}: nobody answers there; is the cluster up, and is this its GCS port?")
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S):
+        return True
+    return False
 
 
 def cluster_cpus() -> int:
