@@ -52,7 +52,7 @@ class LogFollower:
                 lost_since = lost_since or time.monotonic()
                 if time.monotonic() - lost_since > give_up_s:
                     raise
-                self.notice(f"{error}; trying again in {pause:.0f} s, the job goes on")
+                self.notice(f"{error}; trying again in {pause:g} s, the job goes on")
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import re
@@ -12,8 +13,11 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -22,6 +26,7 @@ from clusters import ROOT, Cluster, started_cluster
 from forked_commands import ForkedCommands, forked_commands
 from ranks import wait_until
 from s3_servers import ACCESS_KEY, SECRET_KEY, Bucket, S3Server, free_port
+from tcp_proxy import tcp_proxy
 
 NOWHERE = "s3://nowhere/long"
 SMALL = ("count=2", "concepts=60", "documents=12", "dev_documents=3", "sentences=8", "test_sentences=20")
@@ -165,6 +170,97 @@ def test_a_plan_says_what_is_needed_and_what_is_there(ccp: ForkedCommands, bucke
     assert "room for 2" in refused.error
     assert "--wait" in refused.error
     assert "pretrain" not in ccp("jobs").out
+
+
+@pytest.mark.timeout(600)
+def test_a_job_waits_for_cpus_that_others_use_and_is_followed_over_a_connection_that_breaks(
+    cluster: Cluster, ccp: ForkedCommands, bucket: Bucket, tmp_path: Path
+) -> None:
+    command = generate(f"{bucket.uri}/waited")
+    with all_cpus_held(cluster) as let_go, tcp_proxy(urlsplit(cluster.dashboard).port or 0) as proxy:
+        refused = ccp("submit", *command)
+        assert refused.code == 2
+        assert "needs one worker of 1 CPU, but others use them: 1 node with 2 CPUs" in refused.error
+        assert "of which 0 CPUs and 0 GPUs are free, room for 0 at the moment; add nodes" in refused.error
+        assert not told_to_run(ccp, command)
+        address = f"http://127.0.0.1:{proxy.port}"
+        with following(ccp, tmp_path, "submit", *command, "--wait", "--address", address) as follower:
+            follower.says(r"needs one worker .* but others use them: .*; the job waits for them there")
+            job = follower.says(r"submitted (ccp-ray-generate-[0-9a-f]{12}) to")
+            assert wait_until(lambda: waits_for_a_cpu(cluster), 120, 0.5), follower.told()
+            assert wait_until(lambda: "entrypoint" in follower.out.read_text(), 60, 0.1)
+            proxy.cut()
+            broken = r"the connection broke \(\w+\); trying again in [\d.]+ s, the job goes on\n"
+            follower.says(rf"{job}: {broken}(.*\n)*.*{broken}")  # a second time: nobody answers
+            assert told_to_run(ccp, command) == ["RUNNING"]
+            assert set(bucket.keys()).isdisjoint({"waited/artifact.json"})
+            let_go()
+            proxy.mend()
+            assert follower.process.wait(240) == 0, follower.told()
+    assert f"documents {made_here(bucket, 'waited')[:12]} at" in follower.out.read_text()
+    assert follower.out.read_text() == ccp("logs", job).out  # every character, and each once
+    assert "Traceback" not in follower.told()
+
+
+@contextlib.contextmanager
+def all_cpus_held(cluster: Cluster) -> Iterator[Callable[[], object]]:
+    """Another program has reserved them; call what is given to end it."""
+    hold = (
+        f"import ray; ray.init('{cluster.address}', logging_level='ERROR', log_to_driver=False)\n"
+        "print(ray.util.placement_group([{'CPU': 2}]).wait(60), flush=True)\ninput()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", hold], env=dict(cluster.environment), text=True, **pipes) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "True\n"
+        yield lambda: holder.communicate("\n")
+
+
+def waits_for_a_cpu(cluster: Cluster) -> bool:
+    """Whether Ray knows of a task that wants a CPU and has none."""
+    header = {"authorization": f"Bearer {cluster.environment['RAY_AUTH_TOKEN']}"}
+    told = requests.get(f"{cluster.dashboard}/api/cluster_status", headers=header, timeout=30).json()
+    report = told["data"]["clusterStatus"]["loadMetricsReport"]
+    return any(wanted.get("CPU") for wanted, _ in report["resourceDemand"])
+
+
+def told_to_run(ccp: ForkedCommands, command: list[str]) -> list[str]:
+    """States of the jobs that write to the command's output."""
+    output = command[command.index("--output") + 1]
+    return [job["state"] for job in ccp("jobs", "--json").json["jobs"] if job["output"] == output]
+
+
+@contextlib.contextmanager
+def following(ccp: ForkedCommands, folder: Path, *arguments: str) -> Iterator[Following]:
+    """A verb in a process of its own, that is killed in the end."""
+    out, err = folder / "out", folder / "err"
+    command = [sys.executable, "-m", "jobs.cli", *arguments]
+    with open(out, "wb") as standard, open(err, "wb") as errors:
+        process = subprocess.Popen(command, cwd=ROOT, env=ccp.environment, stdout=standard, stderr=errors)
+    try:
+        yield Following(process, out, err)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@dataclass(frozen=True)
+class Following:
+    """It, and the files that its output goes to."""
+
+    process: subprocess.Popen[bytes]
+    out: Path
+    err: Path
+
+    def told(self) -> str:
+        return self.err.read_text()
+
+    def says(self, pattern: str) -> str:
+        """Waits for it; what its group found."""
+        wait_until(lambda: bool(re.search(pattern, self.told())) or self.process.poll() is not None, 120, 0.1)
+        found = re.search(pattern, self.told())
+        assert found, self.told()
+        return found[found.lastindex or 0]
 
 
 def test_stopping_waits_and_may_be_asked_again(ccp: ForkedCommands, long_job: str):
