@@ -119,7 +119,7 @@ def head_loss_told(head: str) -> Iterator[None]:
         if _answers(head):
             raise
         raise CcpError(
-            f"the head of the Ray cluster, {head}, is gone ({_first_line(error)}). What is committed stays: run the "
+            f"the head of the Ray cluster, {head}, is gone ({type(error).__name__}). What is committed stays: run the "
             "same command again on a cluster"
         ) from error
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from host_run import HostRun
 from ranks import wait_until
 
-OUT_S, CUT_S, SLOW = 24.0, 4.0, 4
+OUT_S, LONG_OUT_S, CUT_S, SLOW = 24.0, 150.0, 4.0, 4
+_DRIVER_ENDS_S = 300.0
 
 
 def worker_killed(hosted: HostRun) -> None:
@@ -46,7 +48,7 @@ def cut_for_a_while(hosted: HostRun) -> None:
 def cut_for_good(hosted: HostRun) -> None:
     """Another host comes, late, and is as slow as the first."""
     hosted.node.cut()
-    hosted.other = "c" if hosted.other == "b" else "b"
+    hosted.other = hosted.third
     hosted.node.kill_all()
     hosted.node.mend()
     hosted.node.start_ray(1, head=hosted.head)
@@ -65,15 +67,33 @@ def cluster_lost(hosted: HostRun) -> None:
     hosted.start()
 
 
-def store_refuses(hosted: HostRun) -> None:
+def head_killed(hosted: HostRun) -> None:
+    """Ray's head alone: its driver ends by itself. The node's workers are orphans, and may go on while a new cluster,
+    of the head's host and another one, works for the same command.
+    """
+    assert hosted.head.kill(containing="gcs/gcs_server")
+    assert hosted.head.kill(containing="raylet/raylet")
+    said = len(hosted.log.read_text())
+    assert hosted.driver.wait(_DRIVER_ENDS_S) != 0
+    assert "Traceback" not in hosted.log.read_text()[said:]
+    hosted.head.kill_all()
+    hosted.head.wipe()
+    hosted.other = hosted.third
+    hosted.node.kill_all()
+    hosted.head.start_ray(1)
+    hosted.node.start_ray(1, head=hosted.head)
+    hosted.start()
+
+
+def store_refuses(hosted: HostRun, seconds: float = OUT_S) -> None:
     hosted.lan.outage("503")
-    time.sleep(OUT_S)
+    time.sleep(seconds)
     hosted.lan.proxy.clear()
 
 
-def store_cut_off(hosted: HostRun) -> None:
+def store_cut_off(hosted: HostRun, seconds: float = OUT_S) -> None:
     hosted.lan["store"].cut()
-    time.sleep(OUT_S)
+    time.sleep(seconds)
     hosted.lan["store"].mend()
 
 
@@ -95,8 +115,11 @@ FAULTS: dict[str, Callable[[HostRun], None]] = {
     f"host cut off for {CUT_S:.0f} s": cut_for_a_while,
     REPLACED: cut_for_good,
     LOST: cluster_lost,
+    "Ray's head killed, its node's workers left, new cluster": head_killed,
     DRIVER: driver_killed,
     REFUSES: store_refuses,
     f"store cut off for {OUT_S:.0f} s": store_cut_off,
+    f"store answers 503 for {LONG_OUT_S:.0f} s": partial(store_refuses, seconds=LONG_OUT_S),
+    f"store cut off for {LONG_OUT_S:.0f} s": partial(store_cut_off, seconds=LONG_OUT_S),
     f"host slow ({SLOW} Mbit/s) for {OUT_S:.0f} s": hosts_slow,
 }

@@ -46,6 +46,11 @@ class HostRun:
     def node(self) -> Host:
         return self.lan[self.other]
 
+    @property
+    def third(self) -> str:
+        """The name of the host that is no part of the cluster."""
+        return "c" if self.other == "b" else "b"
+
     def start(self) -> None:
         arguments = ["--config", str(self.recipe), "--output", f"s3://{self.name}/run"]
         self.driver = self.head.verb("pipeline", *arguments, head=self.head, log=self.log)
@@ -66,7 +71,7 @@ class HostRun:
         self.node.start_ray(1, head=self.head)
 
     def wait_for(self, ready: Callable[[], bool], what: str, every: float = 0.5) -> None:
-        """Fails with the log where the driver ends before, or too much time passes."""
+        """Fails with the log where the driver ends before, or nothing is committed for too long."""
 
         def over() -> bool:
             if self.driver.poll() not in (None, 0) and self.starts_left > 0:
@@ -74,7 +79,9 @@ class HostRun:
                 self.start()
             return ready() or self.driver.poll() is not None
 
-        ended = wait_until(over, _PATIENCE_S, every)
+        ended, before = False, None
+        while not ended and (now := commits(self.run)) != before:
+            ended, before = wait_until(over, _PATIENCE_S, every), now
         assert ready(), f"{'ended before' if ended else 'waited too long for'} {what}:\n{self.log.read_text()[-4000:]}"
 
     def reach(self, stage: str) -> None:
