@@ -110,7 +110,7 @@ class Encode:
         self.failure: CcpError | None = None
         try:
             pooling, prompt = self.config.pooling, self.config.prompt
-            self.encoder = Encoder.load(encoder, precision=self.precision, pooling=pooling, prompt=prompt)
+            self.encoder = Encoder.load(encoder, precision=self.precision, pooling=pooling, prompt=prompt).packed()
         except CcpError as error:
             self.failure = error
 

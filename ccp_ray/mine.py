@@ -156,7 +156,7 @@ def _question_encoder(opened: Index, config: MineConfig) -> Any:
 
     queries, prompt = opened.queries, config.question_prompt
     own = config.question_encoder
-    encoder = queries.encoder if own is None else Encoder.load(own, prompt=prompt)
+    encoder = queries.encoder if own is None else Encoder.load(own, prompt=prompt).packed()
     encoder.max_tokens = min(encoder.max_tokens, config.question_tokens or encoder.max_tokens)
     return lambda block: queries.calibrate(
         encoder.encode([one.question for one in block], prompt=prompt), [one.lang for one in block]

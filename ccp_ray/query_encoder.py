@@ -71,7 +71,7 @@ class QueryEncoder:
         recorded, settings = self._index.summary["encoder"], self._index.summary["encoding"]
         if model_reference("encoder", recorded["uri"]).fingerprint != recorded["fingerprint"]:
             raise UsageError(f"{recorded['uri']}: the encoder changed since the index was built; build the index again")
-        encoder = Encoder.load(recorded["uri"], pooling=settings["pooling"], prompt=settings.get("prompt"))
+        encoder = Encoder.load(recorded["uri"], pooling=settings["pooling"], prompt=settings.get("prompt")).packed()
         encoder.max_tokens = min(encoder.max_tokens, settings["max_tokens"] or encoder.max_tokens)
         return encoder
 

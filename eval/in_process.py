@@ -69,7 +69,7 @@ def _load(encoder: str, config: EmbedConfig) -> Encoder:
     from ccp_ray.hardware import resolve
 
     precision = resolve(config.precision)
-    return Encoder.load(encoder, precision=precision, pooling=config.pooling, prompt=config.prompt)
+    return Encoder.load(encoder, precision=precision, pooling=config.pooling, prompt=config.prompt).packed()
 
 
 def _encode(model: Encoder, texts: Sequence[str], config: EmbedConfig) -> FloatArray:

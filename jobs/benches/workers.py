@@ -25,7 +25,7 @@ class Worker:
         from ccp_ray.encoder import Encoder
 
         torch.set_num_threads(1)
-        self.encoder = Encoder.load(source, precision=precision)
+        self.encoder = Encoder.load(source, precision=precision).packed()
 
     def texts(self, texts: list[str]) -> NDArray[np.float32]:
         """Tokenised and encoded: vectors [N, D] in the order of the texts."""
