@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from pydantic import Field
+
 from ccp_ray.artifact import Artifact, InputRef, digest_json
 from ccp_ray.config import semantic
 from ccp_ray.embed_config import EmbedConfig
@@ -20,6 +22,16 @@ from ccp_ray.storage import open_store
 
 Embed = Callable[[str, str, str, EmbedConfig], Artifact]
 """`ccp_ray.embed.embed`: (encoder, texts, output, settings) -> embeddings."""
+
+
+class SentencesEmbedConfig(EmbedConfig):
+    """How a benchmark's sentences become vectors: in smaller pieces than a corpus, as they are few.
+
+    All of Tatoeba is three pieces of a corpus' size, which two workers share badly and sixteen not at all, and nothing
+    is encoded until the first of them is tokenised.
+    """
+
+    piece_rows: int = Field(default=8_192, ge=1, description="sentences a piece")
 
 
 class Encoding(NamedTuple):
