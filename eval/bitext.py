@@ -20,6 +20,7 @@ import numpy as np
 from ccp_ray.artifact import digest_json
 from ccp_ray.errors import DataError, UsageError
 from ccp_ray.storage import Store, open_store
+from ccp_ray.threads import map_threads
 from eval.margin import margin_nearest
 from eval.metrics import neighbours, retrieval_accuracy
 from eval.protocol import Lookup, Text, distinct, text_of
@@ -54,7 +55,8 @@ class Bitext:
 
     def score(self, lookup: Lookup) -> dict[str, Any]:
         """The module's form; fractions."""
-        found = {pair.name: _score(pair, lookup, self.neighbours) for pair in self.pairs}
+        ways = map_threads(lambda pair: _score(pair, lookup, self.neighbours), self.pairs)
+        found = dict(zip((pair.name for pair in self.pairs), ways, strict=True))
         score = _summed({name: ways["cosine"] for name, ways in found.items()})
         if self.neighbours is not None:
             score["margin"] = _summed({name: ways["margin"] for name, ways in found.items()})

@@ -57,7 +57,7 @@ from ccp_ray.model_source import model_reference
 from eval.collection_texts import first_language
 from eval.context import ContextConfig, load_context
 from eval.exact import Similarity
-from eval.kept_embeddings import Encoding, Keeper
+from eval.kept_embeddings import SENTENCES_A_PIECE, Encoding, Keeper, SentencesEmbedConfig
 from eval.loading import AnyBenchmark, Load, Loaded, is_ranked, languages_of, load_all
 from eval.mrtydi import MrTydiConfig, load_mrtydi
 from eval.protocol import Benchmark, Vectors, to_json_lines
@@ -88,7 +88,9 @@ class EvaluateConfig(StrictModel):
     calibration: CalibrationConfig = Field(
         default=CalibrationConfig(), description="fit on the benchmark's sentences, where no calibration is given"
     )
-    embed: EmbedConfig = Field(default=EmbedConfig(dtype="float32"), description="sentences")
+    embed: SentencesEmbedConfig = Field(
+        default=EmbedConfig(dtype="float32", piece_rows=SENTENCES_A_PIECE), description="sentences"
+    )
     questions: EmbedConfig = Field(default=EmbedConfig(dtype="float32"), description="of benchmarks with collections")
     passages: EmbedConfig = Field(default=EmbedConfig(), description="of collections")
     similarity: Similarity = Field(default="cosine", description="of questions and passages; dot: raw vectors' product")

@@ -10,7 +10,9 @@ may delete any of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BeforeValidator
 
 from ccp_ray.artifact import Artifact, InputRef, digest_json
 from ccp_ray.config import semantic
@@ -20,6 +22,19 @@ from ccp_ray.storage import open_store
 
 Embed = Callable[[str, str, str, EmbedConfig], Artifact]
 """`ccp_ray.embed.embed`: (encoder, texts, output, settings) -> embeddings."""
+
+
+SENTENCES_A_PIECE = 8_192
+"""All of Tatoeba is three pieces of a corpus' size (65,536 rows), which two workers share badly and sixteen not at all,
+and nothing is encoded until the first of them is tokenised."""
+
+
+def _in_small_pieces(value: Any) -> Any:
+    return {"piece_rows": SENTENCES_A_PIECE} | value if isinstance(value, dict) else value
+
+
+SentencesEmbedConfig = Annotated[EmbedConfig, BeforeValidator(_in_small_pieces)]
+"""How a benchmark's sentences become vectors; settings that name no size of the pieces mean `SENTENCES_A_PIECE`."""
 
 
 class Encoding(NamedTuple):

@@ -42,7 +42,9 @@ def evaluation_plan(shape: EncoderShape, loaded: Loaded, config: EvaluateConfig,
     sentences = sum(texts.values()) + sum(questions.values())
     rows = sentences + sum(passages.values())
     tokens = sentences * MEAN_TOKENS + sum(plan.figures["tokens"] for plan in embeddings.values())
-    pieces = len(texts) + sum(-(-count // config.passages.piece_rows) for count in passages.values())
+    pieces = sum(-(-count // config.embed.piece_rows) for count in texts.values())
+    pieces += sum(-(-count // config.questions.piece_rows) for count in questions.values())
+    pieces += sum(-(-count // config.passages.piece_rows) for count in passages.values())
     embedded = embed_plan(rows, pieces, shape, width, machine_cpus(), tokens / max(rows, 1))
     lines += embedded.lines
     if passages:

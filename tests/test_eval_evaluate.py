@@ -14,6 +14,7 @@ from embeddings_factory import one_language, write_embeddings
 from ccp_ray.artifact import Artifact, InputRef, Request, open_output
 from ccp_ray.calibration_config import CalibrationConfig
 from ccp_ray.calibration_fit import fit
+from ccp_ray.config import load_config
 from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.errors import DataError, UsageError
@@ -209,6 +210,13 @@ def test_scoring_is_a_function_of_vectors() -> None:
     result = score_benchmark(benchmark, vectors, None, CalibrationConfig(rotate=False))
     assert set(result["rotation"].values()) == {"pivot", "off"}
     assert result["variants"]["rotate"] == result["variants"]["scale"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows"), [([], 8_192), (["embed.max_tokens=64"], 8_192), (["embed.piece_rows=100"], 100)]
+)
+def test_sentences_are_embedded_in_small_pieces_unless_told_otherwise(settings: list[str], rows: int) -> None:
+    assert load_config(EvaluateConfig, overrides=settings).embed.piece_rows == rows
 
 
 def test_texts_are_the_same_bytes_every_time() -> None:

@@ -62,7 +62,10 @@ def test_procrustes_without_damping_is_scipys(seed: int, pairs: int) -> None:
 
 
 def learn(fitted: Sides, judged: Sides, starts: dict[str, np.ndarray], minimum_gain: float = 0.1) -> Rotation:
-    return learn_rotation(fitted, judged, starts, iterations=10, neighbours=10, damping=1.0, minimum_gain=minimum_gain)
+    before = mutual_neighbours(*judged, 10).criterion
+    return learn_rotation(
+        fitted, judged, starts, before=before, iterations=10, neighbours=10, damping=1.0, minimum_gain=minimum_gain
+    )
 
 
 def test_the_better_start_wins_whatever_their_order() -> None:
