@@ -18,8 +18,12 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
+# The second list: what their first step imports (to ask whether an optimiser is Muon, DeepSpeed imports torch's whole
+# compiler), 2 s that each process would pay again.
 _CONTEXT.set_forkserver_preload(
     ["deepspeed", "transformers.models.xlm_roberta.modeling_xlm_roberta", "ccp_ray.encoder", "ccp_ray.pretrain"]
+    + ["deepspeed.runtime.zero.muon.muon_optimizer", "deepspeed.module_inject.auto_ep_config", "ccp_ray.finetune"]
+    + ["transformers.convert_slow_tokenizer", "torch.utils.cpp_extension", "pytest"]
 )
 _GIVE_UP_S = 400.0
 
