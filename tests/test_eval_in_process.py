@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from command_line import SmallRun
 from safetensors.numpy import load_file, save_file
+from without_ray import embedding_here
 
 from ccp_ray.calibration_config import CalibrationConfig
 from ccp_ray.corpus import Corpus
@@ -29,11 +30,12 @@ def test_the_scores_are_those_of_the_jobs(small_run: SmallRun, tmp_path: Path) -
     from ccp_ray.embed import embed
 
     data = {"translations": small_run.documents, "context": small_run.corpus}
-    embedded = embed(small_run.encoder, small_run.corpus, str(tmp_path / "embeddings"), EXACT)
-    calibration = calibrate(embedded.uri, str(tmp_path / "calibration"), FEW)
-    by_jobs = evaluate(
-        small_run.encoder, list(data), data, str(tmp_path / "evaluation"), calibration.uri, config=CONFIGS[2]
-    )
+    with embedding_here():
+        embedded = embed(small_run.encoder, small_run.corpus, str(tmp_path / "embeddings"), EXACT)
+        calibration = calibrate(embedded.uri, str(tmp_path / "calibration"), FEW)
+        by_jobs = evaluate(
+            small_run.encoder, list(data), data, str(tmp_path / "evaluation"), calibration.uri, config=CONFIGS[2]
+        )
     expected = json.loads(by_jobs.read("results.json"))["benchmarks"]
     found = evaluate_in_process(small_run.encoder, small_run.corpus, data, CONFIGS)
     assert found.keys() == expected.keys()

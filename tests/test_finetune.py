@@ -1,10 +1,11 @@
-"""Fine-tuning as a job: what it leaves, killed and run again, the best step, and what a bad request is told."""
+"""Fine-tuning as a job: what it leaves, killed and run again, the best step, and what a bad request is told.
+
+Ray Train runs `tuned`; the other trainings are forked.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,11 @@ import numpy as np
 import pair_files
 import pytest
 import tiny_models
-import yaml
-from ranks import wait_until
 from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
-from small_recipe import start
+from without_ray import KilledError, forked_training
 
-from ccp_ray.artifact import Artifact, verify_artifact
+from ccp_ray.artifact import Artifact, find_artifact, verify_artifact
 from ccp_ray.checkpoint_export import export_checkpoint
 from ccp_ray.config import build_config
 from ccp_ray.encoder import Encoder
@@ -115,7 +114,8 @@ def test_another_choice_exports_another_step(
     start = Path(request_["encoder"]["source"])
     monkeypatch.chdir(start.parent)
     changes = {"dev": {"every": 4, "best": "last"}, "encoder": {"source": start.name, "pooling": "mean"}}
-    last = finetune(str(tmp_path / "last"), configured(request_, **changes))
+    with forked_training():
+        last = finetune(str(tmp_path / "last"), configured(request_, **changes))
     assert last.summary["best_step"] == 20
     left, right = (load_file(f"{one.uri}/model.safetensors") for one in (tuned, last))
     same = all(np.array_equal(left[name], right[name]) for name in left)
@@ -126,24 +126,21 @@ def test_another_choice_exports_another_step(
 def test_killed_and_run_again_the_weights_are_the_same_bits(
     tuned: Artifact, request_: dict[str, Any], tmp_path: Path
 ) -> None:
-    output, log, recipe = tmp_path / "killed", tmp_path / "log", tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(request_))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    process = start("finetune", "--output", str(output), "--config", str(recipe), environment=environment, log=log)
-    checkpoint = output / "_ledger" / "checkpoints"
-    wait_until(lambda: any(checkpoint.glob("*.json")) or process.poll() is not None)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert checkpoint.exists(), log.read_text()
-    resumed = finetune(str(output), configured(request_))
+    output = str(tmp_path / "killed")
+    with pytest.raises(KilledError), forked_training(killed=True):
+        finetune(output, configured(request_))
+    assert find_artifact(output) is None
+    with forked_training():
+        resumed = finetune(output, configured(request_))
     assert resumed.fingerprint == tuned.fingerprint
-    assert finetune(str(output), configured(request_)).provenance == resumed.provenance  # already done
+    assert finetune(output, configured(request_)).provenance == resumed.provenance  # already done
 
 
 def test_two_encoders_by_cosine_are_two_folders(request_: dict[str, Any], ray_local: None, tmp_path: Path) -> None:
     changes = {"tied": False, "similarity": "cosine", "temperature": 0.1, "dev_data": [], "epochs": 1}
     changes |= {"question_prompt": "q", "passage_prompt": "p"}
-    both = finetune(str(tmp_path / "both"), configured(request_, **changes))
+    with forked_training():
+        both = finetune(str(tmp_path / "both"), configured(request_, **changes))
     for side, longest in (("question", 12), ("passage", 20)):
         encoder = Encoder.load(f"{both.uri}/{side}")
         assert encoder.normalize

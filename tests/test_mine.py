@@ -11,6 +11,7 @@ import pair_files
 import pytest
 import tiny_models
 import torch
+from without_ray import embedding_here
 
 from ccp_ray.artifact import verify_artifact
 from ccp_ray.config import build_config
@@ -91,12 +92,9 @@ def test_the_mined_are_those_of_a_brute_force_search(ray_local: None, tmp_path: 
     two = config.model_copy(update={"question_encoder": source, "question_tokens": 4})
     assert mine(f"{tmp_path}/mined/index", str(tmp_path / "two"), two).fingerprint != output.fingerprint
 
-    other = mine_passages(
-        source,
-        str(tmp_path / "passages.jsonl"),
-        str(tmp_path / "other"),
-        build_config(MineConfig, asked | {"embed": {"pooling": "cls", "prompt": "ab", "max_tokens": 9}}),
-    )
+    read_otherwise = build_config(MineConfig, asked | {"embed": {"pooling": "cls", "prompt": "ab", "max_tokens": 9}})
+    with embedding_here():
+        other = mine_passages(source, str(tmp_path / "passages.jsonl"), str(tmp_path / "other"), read_otherwise)
     with_limit = config.model_copy(update={"question_tokens": 9})  # that of the index: so it must change nothing
     limited = mine(f"{tmp_path}/other/index", str(tmp_path / "limited"), with_limit)
     assert limited.read("pairs.jsonl.gz") == other.read("pairs.jsonl.gz") != output.read("pairs.jsonl.gz")

@@ -1,4 +1,7 @@
-"""Pretraining as a job: what it leaves, one worker against two, damage, and what a bad request is told."""
+"""Pretraining as a job: what it leaves, one worker against two, damage, and what a bad request is told.
+
+Ray Train starts the workers of `trained` and the elastic ones; the other runs are compared with it, and are forked.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import transformers
 from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
 from small_recipe import configured
+from without_ray import forked_training
 
 from ccp_ray.artifact import Artifact, open_artifact, verify_artifact
 from ccp_ray.checkpoint_export import export_checkpoint
@@ -123,7 +127,8 @@ def test_resources_may_change_but_nothing_else(trained: Artifact, small_corpus: 
 
 
 def test_one_worker_and_two_compute_the_same(trained: Artifact, small_corpus: Artifact, tmp_path: Path) -> None:
-    alone = pretrain(small_corpus.uri, str(tmp_path / "alone"), configured(resources={"workers": 1}))
+    with forked_training():
+        alone = pretrain(small_corpus.uri, str(tmp_path / "alone"), configured(resources={"workers": 1}))
     assert trained.measured["workers"] == 2
     for one, two in zip(rows(alone), rows(trained), strict=True):
         if "probe" not in one:
@@ -153,7 +158,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
     newest = sorted((output / "_checkpoints").iterdir())[-1]
     state = next(newest.glob("*-state.safetensors"))
     state.write_bytes(state.read_bytes()[:-1] + b"x")
-    assert pretrain(small_corpus.uri, str(output), configured()).fingerprint == trained.fingerprint
+    with forked_training():
+        assert pretrain(small_corpus.uri, str(output), configured()).fingerprint == trained.fingerprint
     assert "checkpoint step-000000030 is damaged" in capsys.readouterr().err
 
 
@@ -162,9 +168,8 @@ def test_a_loss_that_breaks_down_fails_the_job_by_its_name(small_corpus: Artifac
     wild = configured(
         optimizer={"lr": 1e6, "warmup_steps": 0, "clip": 0.0}, resources={"workers": 1, "max_failures": 0}
     )
-    with pytest.raises(
-        TrainingError, match=r"the loss is nan at step \d, in group \d \(language 'qa.*lower optimizer\.lr"
-    ):
+    said = r"the loss is nan at step \d, in group \d \(language 'qa.*lower optimizer\.lr"
+    with pytest.raises(TrainingError, match=said), forked_training():  # by Ray: `test_ablate.py`'s "hot"
         pretrain(small_corpus.uri, output, wild)
     with pytest.raises(UsageError, match="unfinished"):
         open_artifact(output)

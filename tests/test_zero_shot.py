@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from small_recipe import RECIPE, configured
+from without_ray import forked_training
 
 from ccp_ray.artifact import Artifact
 from ccp_ray.config import build_config
@@ -58,7 +59,8 @@ def test_training_in_one_language_lifts_retrieval_in_the_others(small_corpus: Ar
         "dev": {"every": 1000, "best": "last"},
         "resources": {"checkpoint_every": 1000, "workers": 1},
     }
-    tuned = finetune(str(tmp_path / "tuned"), build_config(FinetuneConfig, settings))
+    with forked_training():
+        tuned = finetune(str(tmp_path / "tuned"), build_config(FinetuneConfig, settings))
     rows = [json.loads(line) for line in tuned.store.read("metrics.jsonl").splitlines()]
     before, after = (row["probe"] for row in rows if "probe" in row)
     print(
