@@ -178,6 +178,8 @@ def test_a_job_waits_for_cpus_that_others_use_and_is_followed_over_a_connection_
 ) -> None:
     command = generate(f"{bucket.uri}/waited")
     with all_cpus_held(cluster) as let_go, tcp_proxy(urlsplit(cluster.dashboard).port or 0) as proxy:
+        # Ray's report of what is used is up to five seconds old.
+        assert wait_until(lambda: ccp("submit", *command, "--plan", "--json").json["verdict"] == "busy", 60, 0.5)
         refused = ccp("submit", *command)
         assert refused.code == 2
         assert "needs one worker of 1 CPU, but others use them: 1 node with 2 CPUs" in refused.error
