@@ -36,7 +36,7 @@ def pack_linear_layers(model: Any) -> None:
 
     Layers that are no plain `torch.nn.Linear` (quantised, adapted) stay as they are.
     """
-    if model.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if model.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return
     plain = [
         (parent, name, layer)

@@ -24,5 +24,9 @@ def map_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[R
     """`work` of every item, in their order. Raises what the first item that failed raised."""
     blas = ThreadpoolController().select(user_api="blas")
     threads = max((library.num_threads for library in blas.lib_controllers), default=1)
-    with blas.limit(limits=1), ThreadPoolExecutor(threads) as pool:
+
+    def begin() -> None:
+        blas.limit(limits=1)  # a BLAS on OpenMP counts each thread apart (the one that FAISS brings)
+
+    with blas.limit(limits=1), ThreadPoolExecutor(threads, initializer=begin) as pool:
         return list(pool.map(work, items))

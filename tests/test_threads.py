@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import faiss  # noqa: F401  # brings a BLAS that counts each thread's threads apart
 import numpy as np
 import pytest
 from synthetic_spaces import sentences, turn
