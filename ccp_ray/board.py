@@ -77,6 +77,8 @@ class Watch:
             last = self.stop.wait(1.0)
             try:
                 posted = ray.get(self.board.take.remote())
+            except ray.exceptions.ActorUnavailableError:
+                posted = []  # the connection broke; it may come back
             except ray.exceptions.RayActorError:
                 return  # it died with the driver's node: what the main thread waits for died too, and is told there
             for item in posted:

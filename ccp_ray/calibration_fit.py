@@ -19,8 +19,9 @@ criterion once a rotation was found with it and without it. (Two samples of one 
 of 16 dimensions: scale took the criterion from 0.594 to 0.768, and no rotation of that space came above 0.796; one of
 the shifted space reaches 0.98.) The adversarial start is searched for once, in the shifted space.
 
-Languages are fitted beside each other on threads (`threads`), 60 MB each at 5,000 rows of 384 dimensions; with an
-adversarial start one by one, as torch's random numbers are the process's.
+Languages are fitted beside each other on threads (`threads`), 60 MB each at 5,000 rows of 384 dimensions. The cosines
+of two languages' halves grow with the square of the rows (25 MB of these), so there are no more threads than keep them
+below a GiB in all. With an adversarial start it is one by one, as torch's random numbers are the process's.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from ccp_ray.threads import map_threads
 
 _FLOAT32 = 1e-6  # a spread below this share of the mean is rounding
 _TINY = 1e-30
+_COSINES = 1 << 30  # bytes
 
 
 def fit(vectors_by_language: Mapping[str, NDArray[Any]], config: CalibrationConfig | None = None) -> Calibration:
@@ -73,8 +75,10 @@ def fit_from(
     def judge(lang: str) -> Judgement:
         return _judge(lang, _halve(moments[lang], samples[lang], config), target, config)
 
-    each = map if config.rotate and config.start != "identity" else map_threads
-    judged = dict(zip(others, each(judge, others), strict=True))
+    one_by_one = config.rotate and config.start != "identity"
+    cosines = 4 * max(len(rows_ND) for rows_ND in samples.values()) ** 2 // 4  # float32, of halves
+    found = map(judge, others) if one_by_one else map_threads(judge, others, max(1, _COSINES // max(1, cosines)))
+    judged = dict(zip(others, found, strict=True))
     final = {lang: _deviation(all_rows, config) for lang, all_rows in moments.items()}
     identity_DD = np.eye(len(final[pivot]), dtype=np.float32)
     steps = {}

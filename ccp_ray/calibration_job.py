@@ -3,7 +3,8 @@
     pieces ──► moments + sampled rows (Ray tasks, committed piece by piece) ──► merge ──► judged steps ──► one file
 
 Every piece is read once. The driver holds the moments (16 bytes a dimension, language and piece) and the sampled rows
-(`fit_rows` x D x 4 bytes a language: 8 MB at 5,000 x 384), never the vectors.
+(`fit_rows` x D x 4 bytes a language: 8 MB at 5,000 x 384), and while it fits what `calibration_fit` says; never the
+vectors.
 """
 
 from __future__ import annotations

@@ -110,17 +110,18 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
 
 @contextlib.contextmanager
 def head_loss_told(head: str) -> Iterator[None]:
-    """Whatever Ray raises where nobody answers at the head's address any more becomes one CcpError."""
+    """What Ray raises where nobody answers at the head's address any more becomes one CcpError."""
+    from ray.exceptions import RayError
+
     try:
         yield
-    except CcpError:
-        raise
-    except Exception as error:
-        if _answers(head):
+    except (RayError, RuntimeError, ConnectionError) as error:
+        if isinstance(error, CcpError) or _answers(head):
             raise
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         raise CcpError(
-            f"the head of the Ray cluster, {head}, is gone ({type(error).__name__}). What is committed stays: run the "
-            "same command again on a cluster"
+            f"the head of the Ray cluster, {head}, is gone ({reason}). What is committed stays: run the same command "
+            "again on a cluster"
         ) from error
 
 

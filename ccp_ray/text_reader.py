@@ -1,8 +1,8 @@
 """Texts to token ids, as a model folder says: its tokenizer, longest input, lower-casing and default prompt.
 
-No weights and no torch: the tasks that tokenise beside the model need neither. transformers is imported where it is
-needed: importing it takes 0.7 s, and commands that load no model import this module. The settings are those of
-sentence-transformers (`sentence_bert_config.json`, `config_sentence_transformers.json`); one that would change
+No weights: the tasks that tokenise beside the model need none. transformers is imported where it is needed, for
+commands that load no model import this module: it takes 0.7 s, and its `AutoConfig` brings torch. The settings are
+those of sentence-transformers (`sentence_bert_config.json`, `config_sentence_transformers.json`); one that would change
 vectors and is not known here is refused by name.
 """
 

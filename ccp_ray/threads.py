@@ -20,10 +20,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """`work` of every item, in their order. Raises what the first item that failed raised."""
+def map_threads(work: Callable[[Item], Result], items: Iterable[Item], at_most: int | None = None) -> list[Result]:
+    """`work` of every item, in their order. Raises what the first item that failed raised.
+
+    at_most: threads that there is memory for.
+    """
     blas = ThreadpoolController().select(user_api="blas")
     threads = max((library.num_threads for library in blas.lib_controllers), default=1)
+    threads = min(threads, at_most or threads)
 
     def begin() -> None:
         blas.limit(limits=1)  # a BLAS on OpenMP counts each thread apart (the one that FAISS brings)

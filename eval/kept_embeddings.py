@@ -29,12 +29,12 @@ SENTENCES_A_PIECE = 8_192
 and nothing is encoded until the first of them is tokenised."""
 
 
-def _in_small_pieces(value: Any) -> Any:
-    return {"piece_rows": SENTENCES_A_PIECE} | value if isinstance(value, dict) else value
+def _with_defaults(value: Any) -> Any:
+    return {"dtype": "float32", "piece_rows": SENTENCES_A_PIECE} | value if isinstance(value, dict) else value
 
 
-SentencesEmbedConfig = Annotated[EmbedConfig, BeforeValidator(_in_small_pieces)]
-"""How a benchmark's sentences become vectors; settings that name no size of the pieces mean `SENTENCES_A_PIECE`."""
+SentencesEmbedConfig = Annotated[EmbedConfig, BeforeValidator(_with_defaults)]
+"""How a benchmark's sentences become vectors: settings that do not name them have float32 and `SENTENCES_A_PIECE`."""
 
 
 class Encoding(NamedTuple):

@@ -7,6 +7,7 @@ index      the job's build against plain FAISS                jobs.benches.index
 search     sharded search against one IndexFlatIP             jobs.benches.search
 store      requests on disk and on S3 servers                 jobs.benches.store
 scoring    ranked lists by the official measures              jobs.benches.scoring
+evaluation Tatoeba against encoding alone (needs --data)      jobs.benches.evaluation
 
 Figures are kept as JSON under `bench/`, one file a machine, after every part: what was measured is not lost when a
 later part fails. Scratch folders and servers are gone at the end, also after an interruption.
@@ -27,6 +28,7 @@ import typer
 
 from ccp_ray.session import ray_session
 from jobs.benches.embed import embed_bench
+from jobs.benches.evaluation import evaluation_bench
 from jobs.benches.figures import BenchOptions, figure_table, today
 from jobs.benches.index import index_bench
 from jobs.benches.results import keep
@@ -48,6 +50,7 @@ class Part(enum.Enum):
     search = "search"
     store = "store"
     scoring = "scoring"
+    evaluation = "evaluation"
 
 
 _ROUNDS = {Part.stages: 3}
@@ -57,11 +60,14 @@ _FIGURES: dict[Part, Callable[[BenchOptions], dict[str, Any]]] = {
     Part.search: search_bench,
     Part.store: store_bench,
     Part.scoring: scoring_bench,
+    Part.evaluation: evaluation_bench,
 }
 
 
 def bench(
-    parts: Annotated[list[Part] | None, typer.Argument(help="What to measure (default: all).")] = None,
+    parts: Annotated[
+        list[Part] | None, typer.Argument(help="What to measure (default: all that need no --data).")
+    ] = None,
     config: ConfigFiles = None,
     overrides: Overrides = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Medians are of so many (3 of stages, else 5).")] = None,
@@ -75,11 +81,12 @@ def bench(
     dimensions: Annotated[int, typer.Option(min=8, help="Of those vectors.")] = 384,
     factory: Annotated[list[str] | None, typer.Option(help="FAISS factory string to build; repeatable.")] = None,
     objects: Annotated[int, typer.Option(min=1, help="Small objects of store.")] = 1000,
+    data: Annotated[str | None, typer.Option(help="Folder with Tatoeba, for evaluation.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure this machine, part by part, beside others and what was asked for."""
     folder, measured = Path(results), dict[str, Any]()
-    chosen = list(dict.fromkeys(parts or Part))
+    chosen = list(dict.fromkeys(parts or (part for part in Part if data or part is not Part.evaluation)))
     with reported(), native_noise_aside(), _left_clean():
         for part in chosen:
             options = BenchOptions(
@@ -91,6 +98,7 @@ def bench(
                 rows=rows,
                 dimensions=dimensions,
                 objects=objects,
+                data=data,
                 factories=factory or [],
                 sections=section or [],
             )

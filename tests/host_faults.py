@@ -71,11 +71,13 @@ def head_killed(hosted: HostRun) -> None:
     """Ray's head alone: its driver ends by itself. The node's workers are orphans, and may go on while a new cluster,
     of the head's host and another one, works for the same command.
     """
+    said = len(hosted.log.read_text())
     assert hosted.head.kill(containing="gcs/gcs_server")
     assert hosted.head.kill(containing="raylet/raylet")
-    said = len(hosted.log.read_text())
     assert hosted.driver.wait(_DRIVER_ENDS_S) != 0
-    assert "Traceback" not in hosted.log.read_text()[said:]
+    last = hosted.log.read_text()[said:]
+    assert "Traceback" not in last, last[-4000:]
+    assert "is gone" in last, last[-4000:]
     hosted.head.kill_all()
     hosted.head.wipe()
     hosted.other = hosted.third
@@ -103,9 +105,9 @@ def hosts_slow(hosted: HostRun) -> None:
     hosted.node.slow(0)
 
 
-WORKER, RAYLET, REPLACED, LOST = (
+WORKER, RAYLET, REPLACED, LOST, HEAD = (
     *("worker killed", "raylet killed, node started again", "host cut off for good, another comes"),
-    "all hosts lose power and disks, new cluster",
+    *("all hosts lose power and disks, new cluster", "Ray's head killed, its node's workers left, new cluster"),
 )
 DRIVER, REFUSES = "driver killed, started again", f"store answers 503 for {OUT_S:.0f} s"
 FAULTS: dict[str, Callable[[HostRun], None]] = {
@@ -115,7 +117,7 @@ FAULTS: dict[str, Callable[[HostRun], None]] = {
     f"host cut off for {CUT_S:.0f} s": cut_for_a_while,
     REPLACED: cut_for_good,
     LOST: cluster_lost,
-    "Ray's head killed, its node's workers left, new cluster": head_killed,
+    HEAD: head_killed,
     DRIVER: driver_killed,
     REFUSES: store_refuses,
     f"store cut off for {OUT_S:.0f} s": store_cut_off,

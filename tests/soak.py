@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from host_faults import FAULTS, WORKER
+from host_faults import FAULTS, HEAD, WORKER
 from host_run import HostRun, read_table, write_table
 from hosts import Lan, obstacle, started_lan
 from pipeline_run import STAGES, fingerprints
@@ -64,7 +64,8 @@ def drawn(chance: random.Random) -> list[tuple[str, str, float]]:
 
 
 def _faults_of(stage: str) -> list[str]:
-    return [fault for fault in FAULTS if stage != "report" or fault != WORKER]  # a report is made by the driver alone
+    without_ray = stage == "report"  # the driver makes it alone
+    return [fault for fault in FAULTS if not without_ray or fault not in (WORKER, HEAD)]
 
 
 def one(lan: Lan, recipe: Path, name: str, scratch: Path, plan: list[tuple[str, str, float]]) -> HostRun:

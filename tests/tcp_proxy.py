@@ -35,11 +35,16 @@ class TcpProxy:
 
     def carry(self, client: socket.socket) -> None:
         """From now on, until one side closes."""
+        try:
+            server = socket.create_connection(("127.0.0.1", self.server), timeout=10)
+        except OSError:
+            _reset(client)
+            return
+        server.settimeout(None)
         with self.lock:
             if self.out:
-                _reset(client)
+                _reset(client, server)
                 return
-            server = socket.create_connection(("127.0.0.1", self.server))
             self.pairs.append((client, server))
         for source, sink in ((client, server), (server, client)):
             threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
@@ -59,9 +64,12 @@ def tcp_proxy(server: int) -> Iterator[TcpProxy]:
 
 
 def _accept(listener: socket.socket, proxy: TcpProxy) -> None:
-    with contextlib.suppress(OSError):  # the listener is closed
-        while True:
-            proxy.carry(listener.accept()[0])
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return  # the listener is closed
+        proxy.carry(client)
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:

@@ -22,6 +22,7 @@ from ccp_ray.storage import LocalStore
 from jobs.benches import store as bench_store
 from jobs.benches.embed import embed_bench
 from jobs.benches.encode import encode_bench, lowest_cosine
+from jobs.benches.evaluation import evaluation_bench
 from jobs.benches.figures import BenchOptions
 from jobs.benches.gpu import gpu_bench, work
 from jobs.benches.index import index_bench, ivf_pq
@@ -180,3 +181,17 @@ def test_scoring_is_timed_at_the_sizes_it_is_told(ray_local: None) -> None:
     part = scoring_bench(BenchOptions(encoder="", rounds=1), xor_questions=6, run_questions=5)
     assert set(named(part)) == {"XOR-Retrieve: 6 questions x 100 passages", "Mr.TyDi: a run of 5 questions x 100"}
     assert part["passages"] == 12
+
+
+def test_an_evaluation_is_timed_against_encoding_its_sentences(ray_local: None, encoder: str, tmp_path: Path) -> None:
+    for side in ("deu", "eng"):
+        letters = np.random.default_rng(len(side)).choice(list(tiny_models.LETTERS), (120, 8))
+        lines = [f"{side[0]}{''.join(row)}" for row in letters]
+        (tmp_path / f"tatoeba.deu-eng.{side}").write_text("\n".join(lines) + "\n")
+    part = evaluation_bench(BenchOptions(encoder=encoder, data=str(tmp_path), rounds=1))
+    (seconds,) = part["seconds"]
+    ratio = named(part)["evaluation / encoding alone"]
+    assert ratio["value"] == seconds["evaluation"] / seconds["encoding alone"] > 1
+    assert "Tatoeba, 240 sentences: encoding alone" in named(part)
+    with pytest.raises(UsageError, match="no files named tatoeba"):
+        evaluation_bench(BenchOptions(encoder=encoder, data=str(tmp_path / "none")))

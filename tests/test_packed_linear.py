@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+import transformers
 
 from ccp_ray.encoder import Encoder
-from ccp_ray.packed_linear import PackedLinear, pack_linear_layers
+from ccp_ray.hardware import native_bf16
+from ccp_ray.packed_linear import FAMILIES, PackedLinear, pack_linear_layers
 
 
 @pytest.mark.parametrize("shape", [(1, 7), (3, 5, 7), (40, 64), (1100, 33)])
@@ -23,6 +25,7 @@ def test_products_are_those_of_numpy(shape, bias):
         np.testing.assert_allclose(PackedLinear(plain)(inputs).numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.skipif(not native_bf16(), reason="this CPU has no bf16")
 def test_bf16_products_are_rounded_once():
     """Sums run in fp32: the only error is that of the result's 8 bits."""
     torch.manual_seed(0)
@@ -52,6 +55,39 @@ def test_every_plain_layer_is_replaced_and_no_other():
     assert kinds.count(PackedLinear) == before > 0
     assert torch.nn.Linear not in kinds
     assert kinds.count(Adapted) == 1
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_family_computes_the_same(family):
+    small = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    small |= {"intermediate_size": 32, "max_position_embeddings": 40, "pad_token_id": 1}
+    own = {"dim": 16, "hidden_dim": 32, "n_layers": 2, "n_heads": 2} if family == "distilbert" else small
+    torch.manual_seed(0)
+    shape = transformers.AutoConfig.for_model(family, **{**small, **own})
+    model = transformers.AutoModel.from_config(shape).eval()
+    ids_BT, mask_BT = torch.randint(5, 40, (3, 9)), torch.ones(3, 9, dtype=torch.long)
+    mask_BT[1, 5:] = 0
+    with torch.inference_mode():
+        plain_BTD = model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
+        pack_linear_layers(model)
+        packed_BTD = model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
+    assert any(isinstance(layer, PackedLinear) for layer in model.modules())
+    torch.testing.assert_close(packed_BTD[mask_BT.bool()], plain_BTD[mask_BT.bool()], rtol=1e-5, atol=1e-5)
+
+
+def test_a_family_that_reads_its_weights_stays_as_it_is():
+    shape = transformers.T5Config(vocab_size=31, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    model = transformers.T5EncoderModel(shape).eval()
+    pack_linear_layers(model)
+    assert model(input_ids=torch.tensor([[3, 4]])).last_hidden_state.isfinite().all()
+
+
+def test_a_packed_encoder_is_neither_saved_nor_trained(tmp_path):
+    packed = tiny_models.encoder().packed()
+    with pytest.raises(RuntimeError, match="no weights to save"):
+        packed.save(tmp_path / "saved")
+    with pytest.raises(RuntimeError, match="cannot be trained"):
+        packed.model.train()
 
 
 def test_a_packed_encoder_gives_the_vectors_of_the_plain_one(tmp_path):

@@ -160,8 +160,12 @@ def test_what_ray_raises_when_its_head_is_lost_becomes_one_error_and_nothing_els
         address = f"127.0.0.1:{head.getsockname()[1]}"
         with pytest.raises(ZeroDivisionError), session.head_loss_told(address):
             raise ZeroDivisionError
-    gone = rf"the Ray cluster, {address}, is gone \(RuntimeError\)\. What is committed stays: run the same command"
+    gone = (
+        rf"the Ray cluster, {address}, is gone \(RuntimeError: closed\)\. What is committed stays: run the same command"
+    )
     with pytest.raises(CcpError, match=gone), session.head_loss_told(address):
         raise RuntimeError("closed\nrpc_code: 14")
     with pytest.raises(CcpError, match=r"^another$"), session.head_loss_told(address):
         raise CcpError("another")
+    with pytest.raises(KeyError), session.head_loss_told(address):
+        raise KeyError("a bug of ours")

@@ -19,6 +19,7 @@ from ccp_ray import errors
 from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.embed_plan import Piece
 from ccp_ray.errors import CcpError
+from ccp_ray.kept_checkpoints import checkpoint_name
 from ccp_ray.ledger import Ledger
 from ccp_ray.progress import say
 from ccp_ray.storage import open_store
@@ -52,6 +53,7 @@ def forked_training(*, killed: bool = False) -> Iterator[None]:
             checkpoints = Ledger(open_store(output), "_ledger/checkpoints")
             assert wait_until(lambda: bool(checkpoints.committed()))
             ranks.kill()
+            assert max(checkpoints.committed()) < checkpoint_name(steps), "training ended before it was killed"
             raise KilledError
         said, failure = ranks.results()[0]
         for line in said:

@@ -24,7 +24,8 @@ class BenchOptions(StrictModel):
     """Encoder, text and sizes of one bench. Empty lists stand for what is usual.
 
     texts: sentences, None for as many as each section of embed wants; pieces: of the restart's plan; rows and
-    dimensions: vectors of index and search; objects: small ones of store; factories: FAISS strings to build.
+    dimensions: vectors of index and search; objects: small ones of store; factories: FAISS strings to build; data: a
+    folder with Tatoeba.
     """
 
     encoder: str
@@ -35,6 +36,7 @@ class BenchOptions(StrictModel):
     rows: int = 100_000
     dimensions: int = 384
     objects: int = 1000
+    data: str | None = None
     factories: list[str] = Field(default_factory=list)
     sections: list[str] = Field(default_factory=list)
 

@@ -27,7 +27,7 @@ def test_workers_killed_and_told_to_end_are_replaced_and_the_weights_are_the_sam
     output = tmp_path / "disturbed"
     with ThreadPoolExecutor(1) as pool:
         disturbed = pool.submit(disturb, output / "_ledger/checkpoints", worker_ids())
-        artifact = pretrain(small_corpus.uri, str(output), configured(resources={"workers": 2, "checkpoint_every": 4}))
+        artifact = pretrain(small_corpus.uri, str(output), configured(resources={"workers": 2, "checkpoint_every": 2}))
         disturbed.result()
     assert artifact.fingerprint == trained.fingerprint
     killed, told = capsys.readouterr().err.split("a worker was told to end (SIGTERM); the checkpoint of step ")
@@ -42,10 +42,11 @@ def disturb(ledger: Path, known: set[int]) -> None:
     for number in (signal.SIGKILL, signal.SIGTERM):
         # Two more: one may still be committed while a worker dies.
         assert wait_until(lambda before=seen: len(set(ledger.glob("*.json")) - before) >= 2)
-        victim = psutil.Process(max(worker_ids() - known))
-        known = worker_ids()
+        there = worker_ids()
+        assert there - known, "training ended before it was disturbed"
+        victim, known = psutil.Process(max(there - known)), there
         victim.send_signal(number)
-        victim.wait(60)
+        victim.wait(180)
         seen = set(ledger.glob("*.json"))
 
 
