@@ -7,6 +7,7 @@ index      the job's build against plain FAISS                jobs.benches.index
 search     sharded search against one IndexFlatIP             jobs.benches.search
 store      requests on disk and on S3 servers                 jobs.benches.store
 scoring    ranked lists by the official measures              jobs.benches.scoring
+submission from `submit` to the job's first line of log        jobs.benches.submission
 evaluation Tatoeba against encoding alone (needs --data)      jobs.benches.evaluation
 
 Figures are kept as JSON under `bench/`, one file a machine, after every part: what was measured is not lost when a
@@ -36,6 +37,7 @@ from jobs.benches.scoring import scoring_bench
 from jobs.benches.search import search_bench
 from jobs.benches.stages import stages_bench, stages_table
 from jobs.benches.store import store_bench
+from jobs.benches.submission import submission_bench
 from jobs.benches.training import ENCODER, training_bench, training_table
 from jobs.command import AsJson, ConfigFiles, Overrides, main, native_noise_aside, print_json, reported
 
@@ -50,6 +52,7 @@ class Part(enum.Enum):
     search = "search"
     store = "store"
     scoring = "scoring"
+    submission = "submission"
     evaluation = "evaluation"
 
 
@@ -60,6 +63,7 @@ _FIGURES: dict[Part, Callable[[BenchOptions], dict[str, Any]]] = {
     Part.search: search_bench,
     Part.store: store_bench,
     Part.scoring: scoring_bench,
+    Part.submission: submission_bench,
     Part.evaluation: evaluation_bench,
 }
 

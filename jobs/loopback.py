@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -81,11 +81,18 @@ def _environment(port: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str | Path], port: int, log: Path) -> Iterator[None]:
-    """A server as a child process, once it listens on the port. Raises CcpError with its log's end if it never does."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RCLONE_"))}
+def running(
+    command: Sequence[str | Path], port: int, log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """A server as a child process, once it listens on the port. Raises CcpError with its log's end if it never does.
+
+    environment: None for this process's, without what S3 servers would take from it.
+    """
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RCLONE_"))}
     with open(log, "wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment | {"RCLONE_CONFIG": os.devnull})
+        process = subprocess.Popen(
+            command, stdout=out, stderr=out, env=environment or own | {"RCLONE_CONFIG": os.devnull}
+        )
     try:
         _wait_for(port, process, log)
         yield
@@ -105,7 +112,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
             return
         time.sleep(0.05)
     said = log.read_text(errors="replace").strip()[-500:]
-    raise CcpError(f"the S3 server did not start; it said: {said}")
+    raise CcpError(f"the server did not start; it said: {said}")
 
 
 def free_port() -> int:

@@ -31,6 +31,7 @@ from jobs.benches.scoring import scoring_bench
 from jobs.benches.search import SHARDS, search_bench
 from jobs.benches.status import status_bench
 from jobs.benches.store import store_bench
+from jobs.benches.submission import submission_bench
 from jobs.benches.workers import gathered, shares
 from jobs.usage import largest_worker_bytes
 
@@ -195,3 +196,10 @@ def test_an_evaluation_is_timed_against_encoding_its_sentences(ray_local: None, 
     assert "Tatoeba, 240 sentences: encoding alone" in named(part)
     with pytest.raises(UsageError, match="no files named tatoeba"):
         evaluation_bench(BenchOptions(encoder=encoder, data=str(tmp_path / "none")))
+
+
+def test_a_submission_is_timed_until_the_jobs_first_line() -> None:
+    part = submission_bench(BenchOptions(encoder="", rounds=1))
+    (seconds,) = part["seconds"]
+    assert 0 < seconds["submitted"] < seconds["first line of its log"]
+    assert named(part)["from the command to the first line of its log"]["asked"] == "at most 15"
