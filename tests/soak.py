@@ -40,6 +40,9 @@ def main() -> int:
     chance, over = random.Random(asked.seed), time.monotonic() + 60 * asked.minutes
     with tempfile.TemporaryDirectory(prefix="ccp-soak-") as scratch, started_lan("a", "b", "c") as lan:
         recipe, wanted, number = write_recipe(Path(scratch)), None, 0
+        # All now, and no pipeline takes less than a minute: rclone looks for new buckets once in five.
+        for later in range(int(asked.minutes) + 2):
+            lan.bucket(f"run-{later}")
         while time.monotonic() < over:
             # The first is left alone: what the others are compared with.
             plan = drawn(chance) if wanted else []
@@ -70,7 +73,6 @@ def _faults_of(stage: str) -> list[str]:
 
 def one(lan: Lan, recipe: Path, name: str, scratch: Path, plan: list[tuple[str, str, float]]) -> HostRun:
     """A whole pipeline and what befell it."""
-    lan.bucket(name)
     hosted = HostRun(lan, recipe, name, scratch / f"{name}.log", starts_left=10)
     hosted.new_cluster()
     hosted.start()
