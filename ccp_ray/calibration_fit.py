@@ -42,7 +42,7 @@ from ccp_ray.threads import map_threads
 
 _FLOAT32 = 1e-6  # a spread below this share of the mean is rounding
 _TINY = 1e-30
-_COSINES = 1 << 30  # bytes
+_COSINES = 1 << 30  # bytes of float32, all threads'
 
 
 def fit(vectors_by_language: Mapping[str, NDArray[Any]], config: CalibrationConfig | None = None) -> Calibration:
@@ -76,8 +76,8 @@ def fit_from(
         return _judge(lang, _halve(moments[lang], samples[lang], config), target, config)
 
     one_by_one = config.rotate and config.start != "identity"
-    cosines = 4 * max(len(rows_ND) for rows_ND in samples.values()) ** 2 // 4  # float32, of halves
-    found = map(judge, others) if one_by_one else map_threads(judge, others, max(1, _COSINES // max(1, cosines)))
+    half = -(-max(len(rows_ND) for rows_ND in samples.values()) // 2)
+    found = map(judge, others) if one_by_one else map_threads(judge, others, max(1, _COSINES // (4 * half * half)))
     judged = dict(zip(others, found, strict=True))
     final = {lang: _deviation(all_rows, config) for lang, all_rows in moments.items()}
     identity_DD = np.eye(len(final[pivot]), dtype=np.float32)

@@ -29,6 +29,11 @@ _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     # After a death Ray Train still counts the dead node, and waits that long (60 s by itself) for as many workers.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
+    # The driver's request for a worker to a host that was cut off hangs until gRPC misses the host, even when Ray has
+    # declared it dead: after 300 s and 120 s by themselves. Ray's servers refuse pings more often than 60 s, unless
+    # they are told so too.
+    "RAY_grpc_client_keepalive_time_ms": "60000",
+    "RAY_grpc_client_keepalive_timeout_ms": "60000",
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # silences a FutureWarning about CUDA_VISIBLE_DEVICES
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere

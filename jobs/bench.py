@@ -1,14 +1,14 @@
 """ccp-ray bench [PART…]: speed and memory on this machine, side by side with others, beside what was asked for.
 
-stages     each stage of the quickstart's pipeline            jobs.benches.stages
-training   a training step against others                     jobs.benches.training
-embed      encoder loop, job, workers, memory, restart, …     jobs.benches.embed
-index      the job's build against plain FAISS                jobs.benches.index
-search     sharded search against one IndexFlatIP             jobs.benches.search
-store      requests on disk and on S3 servers                 jobs.benches.store
-scoring    ranked lists by the official measures              jobs.benches.scoring
-submission from `submit` to the job's first line of log        jobs.benches.submission
-evaluation Tatoeba against encoding alone (needs --data)      jobs.benches.evaluation
+stages      each stage of the quickstart's pipeline          jobs.benches.stages
+training    a training step against others                   jobs.benches.training
+embed       encoder loop, job, workers, memory, restart, …   jobs.benches.embed
+index       the job's build against plain FAISS              jobs.benches.index
+search      sharded search against one IndexFlatIP           jobs.benches.search
+store       requests on disk and on S3 servers               jobs.benches.store
+scoring     ranked lists by the official measures            jobs.benches.scoring
+submission  from `submit` to the job's first line of log     jobs.benches.submission
+evaluation  Tatoeba against encoding alone (needs --data)    jobs.benches.evaluation
 
 Figures are kept as JSON under `bench/`, one file a machine, after every part: what was measured is not lost when a
 later part fails. Scratch folders and servers are gone at the end, also after an interruption.

@@ -185,10 +185,9 @@ def test_scoring_is_timed_at_the_sizes_it_is_told(ray_local: None) -> None:
 
 
 def test_an_evaluation_is_timed_against_encoding_its_sentences(ray_local: None, encoder: str, tmp_path: Path) -> None:
+    words = ["".join(row) for row in np.random.default_rng(0).choice(list(tiny_models.LETTERS), (120, 8))]
     for side in ("deu", "eng"):
-        letters = np.random.default_rng(len(side)).choice(list(tiny_models.LETTERS), (120, 8))
-        lines = [f"{side[0]}{''.join(row)}" for row in letters]
-        (tmp_path / f"tatoeba.deu-eng.{side}").write_text("\n".join(lines) + "\n")
+        (tmp_path / f"tatoeba.deu-eng.{side}").write_text("".join(f"{side[0]}{word}\n" for word in words))
     part = evaluation_bench(BenchOptions(encoder=encoder, data=str(tmp_path), rounds=1))
     (seconds,) = part["seconds"]
     ratio = named(part)["evaluation / encoding alone"]

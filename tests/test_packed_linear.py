@@ -100,8 +100,18 @@ def test_a_packed_encoder_gives_the_vectors_of_the_plain_one(tmp_path):
     np.testing.assert_allclose(packed.encode(texts, token_budget=8), plain, rtol=1e-5, atol=1e-6)
 
 
+def is_packed(model) -> bool:
+    pack_linear_layers(model)
+    return any(isinstance(layer, PackedLinear) for layer in model.modules())
+
+
 def test_where_there_is_no_onednn_layers_stay(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    model = tiny_models.bert()
-    pack_linear_layers(model)
-    assert not any(isinstance(layer, PackedLinear) for layer in model.modules())
+    assert not is_packed(tiny_models.bert())
+
+
+def test_in_bf16_that_the_cpu_lacks_layers_stay(monkeypatch):
+    """torch emulates it; oneDNN refuses."""
+    monkeypatch.setattr("ccp_ray.packed_linear.native_bf16", lambda: False)
+    assert not is_packed(tiny_models.bert().bfloat16())
+    assert is_packed(tiny_models.bert())

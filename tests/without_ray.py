@@ -86,10 +86,12 @@ def embedding_here() -> Iterator[None]:
     import torch
 
     threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ccp_ray.embed._stream", _stream)
-        yield
-    torch.set_num_threads(threads)  # `Encode` sets its own
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ccp_ray.embed._stream", _stream)
+            yield
+    finally:
+        torch.set_num_threads(threads)  # `Encode` sets its own
 
 
 def _stream(todo: list[Piece], encoder: str, output: str, config: EmbedConfig) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from pathlib import Path
+import uuid
 from typing import Any
 
 from ccp_ray.errors import UsageError
@@ -37,11 +37,10 @@ def evaluation_bench(options: BenchOptions) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="ccp-ray-bench-") as folder, ray_session():
         bare = Workers(workers, options.encoder, resolve(config.embed.precision))
         pieces = shares(sentences, _PIECES_A_WORKER * workers)
-        numbered = iter(range(options.rounds))
 
         def whole() -> float:
             started = time.perf_counter()
-            evaluate(options.encoder, [_TATOEBA], data, str(Path(folder, f"out-{next(numbered)}")), config=config)
+            evaluate(options.encoder, [_TATOEBA], data, f"{folder}/out-{uuid.uuid4().hex[:8]}", config=config)
             return time.perf_counter() - started
 
         contenders = {_ALONE: lambda: bare.encode(pieces)[1], _EVALUATION: whole}

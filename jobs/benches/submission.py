@@ -8,6 +8,7 @@ files are the same package.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import subprocess
@@ -24,6 +25,7 @@ from jobs.benches.figures import BenchOptions, Figure, median, report
 from jobs.loopback import free_port, running
 
 _SUBMITTED, _FIRST_LINE = "submitted", "first line of its log"
+_PATIENCE_S = 60.0
 _JOB = ("generate", "--set", "count=2", "--set", "concepts=60", "--set", "documents=12", "--set", "dev_documents=3")
 
 
@@ -47,24 +49,35 @@ def _head(folder: Path) -> Iterator[dict[str, str]]:
     beside = Path(sys.executable).parent
     nodes = clean | token | {"PATH": f"{beside}{os.pathsep}{clean.get('PATH', '')}", "RAY_TMPDIR": str(folder)}
     page = free_port()
-    command: list[str | Path] = [
-        beside / "ray",
-        "start",
-        "--head",
-        "--block",
-        "--disable-usage-stats",
-        f"--port={free_port()}",
-    ]
-    command += ["--node-ip-address=127.0.0.1", f"--temp-dir={folder / 'ray'}", "--include-dashboard=true"]
-    command += [f"--dashboard-port={page}", f"--dashboard-agent-listen-port={free_port()}"]
+    command: list[str | Path] = [beside / "ray", "start", "--head", "--block", "--disable-usage-stats"]
+    command += ["--node-ip-address=127.0.0.1", f"--port={free_port()}", f"--temp-dir={folder / 'ray'}"]
+    command += ["--include-dashboard=true", f"--dashboard-port={page}", f"--dashboard-agent-listen-port={free_port()}"]
     with running(command, page, folder / "head.log", nodes):
-        yield clean | token | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{page}"}
+        clients = clean | token | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{page}"}
+        _wait_for_room(clients, folder)
+        yield clients
+
+
+def _wait_for_room(environment: dict[str, str], folder: Path) -> None:
+    """The dashboard listens some seconds before Ray reports the node that it runs on."""
+    command = [*_command(folder / "planned"), "--plan", "--json"]
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        planned = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if planned.returncode == 0 and json.loads(planned.stdout.splitlines()[-1])["verdict"] == "fits":
+            return
+        if time.monotonic() > deadline:
+            said = (planned.stdout + planned.stderr)[-1000:]
+            raise CcpError(f"bench submission: the cluster has no room for a job; it said: {said}")
+
+
+def _command(output: Path) -> list[str]:
+    return [sys.executable, "-m", "jobs.cli", "submit", *_JOB, "--output", str(output)]
 
 
 def _submit(environment: dict[str, str], folder: Path) -> dict[str, float]:
     """Seconds until the command said that it has submitted, and until a line of the job's log was there."""
-    output = folder / f"out-{uuid.uuid4().hex[:8]}"
-    command = [sys.executable, "-m", "jobs.cli", "submit", *_JOB, "--output", str(output)]
+    command = _command(folder / f"out-{uuid.uuid4().hex[:8]}")
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     seconds: dict[str, float] = {}
     said = []
