@@ -24,11 +24,13 @@ from ccp_ray.cluster_room import Room, room
 from ccp_ray.errors import CcpError, UsageError, redacted
 from ccp_ray.job_package import Package
 from ccp_ray.job_records import JobRecord, JobRequest, job_record
+from ccp_ray.log_fields import VARIABLE as LOGS
+from ccp_ray.patience import VARIABLE as PATIENCE
 
 DEFAULT_PORT = 8265
 _KNOCK_S = 10.0
 _STOPPED_WITHIN_S = 120.0
-_PLACES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_REGION")
+_PASSED_ON = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_REGION", PATIENCE, LOGS)
 
 
 class UnreachableError(CcpError):
@@ -102,7 +104,7 @@ class JobClient:
                     self.ray.submit_job(
                         entrypoint=entrypoint,
                         submission_id=job,
-                        runtime_env={"working_dir": str(archive), "env_vars": places(self.url)},
+                        runtime_env={"working_dir": str(archive), "env_vars": passed_on(self.url)},
                         metadata=request.metadata(attempt),
                     )
                 except RuntimeError as error:
@@ -191,21 +193,22 @@ def refusal(url: str, status: int) -> str:
     return f"{url} refuses the token (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token): it is another's"
 
 
-def places(url: str) -> dict[str, str]:
-    """Where the store is, for the job; never a credential: nodes have their own chain.
+def passed_on(url: str) -> dict[str, str]:
+    """Where the store is, how long to wait for it, and how to log, for the job; never a credential: nodes have their
+    own chain.
 
     A store on this machine's loopback is none for a cluster elsewhere, and an address with a password stays here.
     """
     here = _is_loopback(url)
-    found = {name: os.environ[name] for name in _PLACES if os.environ.get(name)}
+    found = {name: os.environ[name] for name in _PASSED_ON if os.environ.get(name)}
     return {
         name: value for name, value in found.items() if (here or not _is_loopback(value)) and value == redacted(value)
     }
 
 
 def withheld(url: str) -> list[str]:
-    """Names of what `places` keeps back."""
-    return [name for name in _PLACES if os.environ.get(name) and name not in places(url)]
+    """Names of what `passed_on` keeps back."""
+    return [name for name in _PASSED_ON if os.environ.get(name) and name not in passed_on(url)]
 
 
 def _is_loopback(url: str) -> bool:

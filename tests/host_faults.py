@@ -13,13 +13,17 @@ OUT_S, LONG_OUT_S, CUT_S, SLOW = 24.0, 150.0, 4.0, 4
 _DRIVER_ENDS_S = 300.0
 
 
+_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # a node ends with either of them
+
+
 def worker_killed(hosted: HostRun) -> None:
     """One that works, on the node or else on the head's host; the first that comes, where none is there yet."""
 
     def kill() -> bool:
         for beginning in ("ray::RayTrainWorker", "ray::Map", "ray::"):
             for host in (hosted.node, hosted.head):
-                if found := host.processes(beginning):
+                agents = {process.pid for agent in _AGENTS for process in host.processes(agent)}
+                if found := [process for process in host.processes(beginning) if process.pid not in agents]:
                     found[-1].kill()
                     return True
         return False

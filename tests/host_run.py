@@ -100,8 +100,11 @@ class HostRun:
         began, starts = time.monotonic(), self.starts_left
         act(self)
         before = commits(self.run)
+        # Often: what comes next may be a stage that takes no second.
         self.wait_for(
-            lambda: bool(commits(self.run) - before) or self.driver.poll() == 0, f"a commit after {fault} in {stage}"
+            lambda: bool(commits(self.run) - before) or self.driver.poll() == 0,
+            f"a commit after {fault} in {stage}",
+            every=0.02,
         )
         row = {"fault": fault, "stage": stage, "seconds": round(time.monotonic() - began, 1)}
         self.table.append(row | {"gave_up": starts - self.starts_left})

@@ -36,6 +36,16 @@ from jobs.benches.workers import gathered, shares
 from jobs.usage import largest_worker_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
+SMALL_XLMR = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 40,
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -167,12 +177,10 @@ def test_a_section_that_is_not_there_is_refused() -> None:
 
 
 def test_the_gpu_section_counts_real_tokens_and_their_work(encoder: str) -> None:
-    shape = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    shape |= {"intermediate_size": 32, "max_position_embeddings": 40, "type_vocab_size": 1, "pad_token_id": 1}
-    part = gpu_bench(encoder, ["abc", "de"], 1, shape, 32)
+    part = gpu_bench(encoder, ["abc", "de"], 1, SMALL_XLMR, 32)
     fastest = min(part["seconds"].values())
     assert named(part)["XLM-R base, real tokens"]["value"] == pytest.approx((5 + 4) / fastest)
-    config = transformers.XLMRobertaConfig(**shape)
+    config = transformers.XLMRobertaConfig(**SMALL_XLMR)
     model = transformers.XLMRobertaModel(config, add_pooling_layer=False)
     weights = sum(each.numel() for name, each in model.encoder.named_parameters() if each.ndim == 2)
     assert work(config, [5, 4]) == 2 * weights * 9 + 4 * 2 * 16 * (25 + 16)
@@ -188,13 +196,17 @@ def test_an_evaluation_is_timed_against_encoding_its_sentences(ray_local: None, 
     words = ["".join(row) for row in np.random.default_rng(0).choice(list(tiny_models.LETTERS), (120, 8))]
     for side in ("deu", "eng"):
         (tmp_path / f"tatoeba.deu-eng.{side}").write_text("".join(f"{side[0]}{word}\n" for word in words))
-    part = evaluation_bench(BenchOptions(encoder=encoder, data=str(tmp_path), rounds=1))
-    (seconds,) = part["seconds"]
-    ratio = named(part)["evaluation / encoding alone"]
-    assert ratio["value"] == seconds["evaluation"] / seconds["encoding alone"] > 1
-    assert "Tatoeba, 240 sentences: encoding alone" in named(part)
+    options = BenchOptions(encoder=encoder, data=str(tmp_path), rounds=1)
+    part = evaluation_bench(options, SMALL_XLMR | {"vocab_size": 512})
+    assert part["sentences"] == 240
+    for section, name in (("encoder", "encoder"), ("xlmr_base", "XLM-R base")):
+        (seconds,) = part["seconds"][section]
+        ratio = named(part)[f"{name}: evaluation / encoding alone"]
+        assert ratio["value"] == seconds["evaluation"] / seconds["encoding alone"] > 1
     with pytest.raises(UsageError, match=r"no files \*-eng.eng"):
-        evaluation_bench(BenchOptions(encoder=encoder, data=str(tmp_path / "none")))
+        evaluation_bench(options.model_copy(update={"data": str(tmp_path / "none")}))
+    with pytest.raises(UsageError, match="known are encoder, xlmr_base"):
+        evaluation_bench(options.model_copy(update={"sections": ["decode"]}))
 
 
 def test_a_submission_is_timed_until_the_jobs_first_line() -> None:

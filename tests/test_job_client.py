@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ccp_ray.errors import UsageError
-from ccp_ray.job_client import JobClient, UnreachableError, dashboard_url, places, withheld
+from ccp_ray.job_client import JobClient, UnreachableError, dashboard_url, passed_on, withheld
 
 HEAD = "http://head.example:8265"
 
@@ -39,16 +39,23 @@ def test_places_go_along_and_credentials_do_not(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "planted")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "planted")
-    assert places(HEAD) == {"AWS_ENDPOINT_URL": "https://store.example:9000", "AWS_DEFAULT_REGION": "eu-1"}
+    monkeypatch.setenv("CCP_RAY_STORE_PATIENCE", "60")
+    monkeypatch.setenv("CCP_RAY_LOGS", "json")
+    assert passed_on(HEAD) == {
+        "AWS_ENDPOINT_URL": "https://store.example:9000",
+        "AWS_DEFAULT_REGION": "eu-1",
+        "CCP_RAY_STORE_PATIENCE": "60",
+        "CCP_RAY_LOGS": "json",
+    }
     assert withheld(HEAD) == []
 
 
 @pytest.mark.parametrize("endpoint", ["http://localhost:9000", "http://127.0.0.1:9000", "http://key:secret@store:9000"])
 def test_this_machine_s_own_store_and_passwords_stay(monkeypatch: pytest.MonkeyPatch, endpoint: str):
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    assert places(HEAD) == {}
+    assert passed_on(HEAD) == {}
     assert withheld(HEAD) == ["AWS_ENDPOINT_URL"]
-    on_this_machine = places("http://127.0.0.1:8265")
+    on_this_machine = passed_on("http://127.0.0.1:8265")
     assert on_this_machine == ({} if "secret" in endpoint else {"AWS_ENDPOINT_URL": endpoint})
 
 

@@ -21,17 +21,8 @@ from ccp_ray.encoder import Encoder
 from ccp_ray.hardware import device
 from ccp_ray.text_reader import tokenizer_of
 from jobs.benches.figures import Figure, report
+from jobs.benches.xlmr_base import XLM_R_BASE
 
-XLM_R_BASE: dict[str, Any] = {
-    "vocab_size": 250_002,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "max_position_embeddings": 514,
-    "type_vocab_size": 1,
-    "pad_token_id": 0,  # the tokenizer's, which is not XLM-R's
-}
 _BUDGETS = (16_384, 32_768, 65_536, 131_072)
 
 
@@ -41,7 +32,7 @@ def gpu_bench(
     """The figures, on this process's device. shape: XLMRobertaConfig; side: of the square products, in elements."""
     reader = tokenizer_of(source)
     torch.manual_seed(0)
-    config = transformers.XLMRobertaConfig(**(shape or XLM_R_BASE))
+    config = transformers.XLMRobertaConfig(**(shape or XLM_R_BASE | {"pad_token_id": reader.tokenizer.pad_token_id}))
     model = transformers.XLMRobertaModel(config, add_pooling_layer=False).to(device(), torch.bfloat16).eval()
     encoder = Encoder(model, reader.tokenizer, max_tokens=reader.max_tokens)
     rows, _ = encoder.tokenize(texts)

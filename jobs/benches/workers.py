@@ -49,6 +49,13 @@ class Workers:
         self._pool = ActorPool(self._actors)
         ray.get([each.texts.remote(["warm"]) for each in self._actors])
 
+    def end(self) -> None:
+        """Stop them, which frees their memory."""
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+
     def encode(self, pieces: Sequence[list[str]]) -> tuple[list[NDArray[np.float32]], float]:
         """Vectors of each piece, and the seconds until all of them were here."""
         started = time.perf_counter()
