@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
@@ -9,7 +10,11 @@ from typing import Any, NamedTuple
 
 from ccp_ray.log_fields import Field, log_fields, place_fields
 from ccp_ray.progress import Meter, say
+from ccp_ray.shortage import Shortage
 from ccp_ray.telemetry import Telemetry
+
+_EVERY_S = 1.0
+_LOOKS = 5  # every so many times also at the cluster's room
 
 
 class Said(NamedTuple):
@@ -54,12 +59,21 @@ class Board:
     def failure(self) -> tuple[str, str] | None:
         return self._failure
 
+    def resources(self) -> dict[str, float]:
+        """What the cluster's living nodes have. Asked here: Ray ends the process that asks where the head is gone."""
+        import ray
+
+        return dict(ray.cluster_resources())
+
 
 class Watch:
-    """Moves what is posted to the terminal, the meter and the telemetry, while the trainer blocks the main thread."""
+    """Moves what is posted to the terminal, the meter and the telemetry, while the trainer blocks the main thread.
 
-    def __init__(self, board: Any, meter: Meter, telemetry: Telemetry) -> None:
-        self.board, self.meter, self.telemetry = board, meter, telemetry
+    Now and then it looks whether the cluster still has room for the workers.
+    """
+
+    def __init__(self, board: Any, meter: Meter, telemetry: Telemetry, shortage: Shortage) -> None:
+        self.board, self.meter, self.telemetry, self.shortage = board, meter, telemetry, shortage
         self.stop = threading.Event()
         self.thread = threading.Thread(target=copy_context().run, args=(self._loop,), daemon=True)
 
@@ -73,9 +87,11 @@ class Watch:
     def _loop(self) -> None:
         import ray
 
-        while True:
-            last = self.stop.wait(1.0)
+        for time in itertools.count(1):
+            last = self.stop.wait(_EVERY_S)
             try:
+                if time % _LOOKS == 0 and not last:
+                    self.shortage.look(ray.get(self.board.resources.remote()))
                 posted = ray.get(self.board.take.remote())
             except ray.exceptions.ActorUnavailableError:
                 posted = []  # the connection broke; it may come back

@@ -20,6 +20,7 @@ from ccp_ray.errors import CcpError, UsageError
 from ccp_ray.log_fields import log_fields
 from ccp_ray.names import shown_name
 from ccp_ray.progress import Meter, say
+from ccp_ray.shortage import Shortage
 from ccp_ray.storage import open_store
 from ccp_ray.store_watch import watched
 from ccp_ray.telemetry import Telemetry
@@ -70,7 +71,7 @@ def train(
 
     from ccp_ray.worker_group import PreemptibleTorchConfig
 
-    workers, use_gpu = _say_workers(name, config)
+    workers, use_gpu, shortage = _say_workers(name, config)
     # On the driver's node, where Ray Train has its controller: with another node's death this run goes on.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     readable = shown_name(name, output)
@@ -102,7 +103,7 @@ def train(
         )
         meter, telemetry = Meter(name, steps, "steps"), Telemetry(output)
         waiting = watched(open_store(output))
-        with log_fields(run=output, stage=name), meter, telemetry, Watch(board, meter, telemetry), waiting:
+        with log_fields(run=output, stage=name), meter, telemetry, Watch(board, meter, telemetry, shortage), waiting:
             try:
                 trainer.fit()
             except Exception as error:
@@ -114,8 +115,8 @@ def train(
             raise getattr(errors, failure[0])(failure[1])
 
 
-def _say_workers(name: str, config: TrainingConfig) -> tuple[int | tuple[int, int], bool]:
-    """What `plan_workers` finds for the current cluster, told."""
+def _say_workers(name: str, config: TrainingConfig) -> tuple[int | tuple[int, int], bool, Shortage]:
+    """What `plan_workers` finds for the current cluster, told; and what watches that it goes on to have it."""
     import ray
 
     from ccp_ray.engine import communication_note
@@ -127,15 +128,9 @@ def _say_workers(name: str, config: TrainingConfig) -> tuple[int | tuple[int, in
     count = f"{workers[0]} to {workers[1]}" if isinstance(workers, tuple) else str(workers)
     say(f"{name}: {count} worker{'s' * (count != '1')}, {shape}, {where}")
     least = workers[0] if isinstance(workers, tuple) else workers
-    _say_what_is_missing(name, resources, {"CPU": least * config.resources.cpus_per_worker, "GPU": least * use_gpu})
-    return workers, use_gpu
-
-
-def _say_what_is_missing(name: str, have: Mapping[str, float], need: Mapping[str, int]) -> None:
-    """Ray waits for what a cluster may yet start; without a word it would look like a standstill."""
-    for what, count in need.items():
-        if count > have.get(what, 0):
-            say(f"{name}: waiting for {count} {what}s, the cluster has {have.get(what, 0):.0f} (resources.workers)")
+    shortage = Shortage(name, {"CPU": least * config.resources.cpus_per_worker, "GPU": least * use_gpu})
+    shortage.look(resources, at_once=True)
+    return workers, use_gpu, shortage
 
 
 def _last_line(error: Exception) -> str:

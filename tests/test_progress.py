@@ -13,6 +13,7 @@ from ccp_ray import progress
 from ccp_ray.board import Said, Watch, teller
 from ccp_ray.log_fields import VARIABLE, log_fields
 from ccp_ray.progress import Meter, say
+from ccp_ray.shortage import Shortage
 
 
 @pytest.fixture
@@ -114,7 +115,8 @@ def test_a_workers_line_keeps_its_rank_and_node_when_the_driver_writes_it(monkey
     board.items[:] = [said._replace(fields={**said.fields, "node": "elsewhere", "pid": 1})]
     monkeypatch.setattr("ray.get", lambda value: value)
     telemetry = type("Telemetry", (), {"flush_if_due": lambda self: None})()
-    with log_fields(run="driver's", stage="pipeline"), Watch(board, Meter("pretrain", 9, "steps"), telemetry):
+    watch = Watch(board, Meter("pretrain", 9, "steps"), telemetry, Shortage("pretrain", {}))
+    with log_fields(run="driver's", stage="pipeline"), watch:
         pass
     line = json.loads(capsys.readouterr().err)
     about = {"rank": 3, "node": "elsewhere", "pid": 1, "stage": "pretrain", "message": "pretrain: going on from step 5"}
