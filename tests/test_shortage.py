@@ -2,6 +2,7 @@
 
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_the_driver_looks_while_its_workers_are_away(
     board = SimpleNamespace(
         take=SimpleNamespace(remote=list), resources=SimpleNamespace(remote=lambda: {"node:10.0.0.1": 1.0, "CPU": 1.0})
     )
-    telemetry = SimpleNamespace(flush_if_due=lambda: None)
+    telemetry: Any = SimpleNamespace(flush_if_due=lambda: None)
     with Watch(board, Meter("pretrain", 9, "steps"), telemetry, Shortage("pretrain", {"CPU": 2})):
         for _ in range(500):
             if LACK in (said := capsys.readouterr().err):
