@@ -214,7 +214,7 @@ def test_scoring_is_a_function_of_vectors() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "rows"), [([], 8_192), (["embed.max_tokens=64"], 8_192), (["embed.piece_rows=100"], 100)]
+    ("settings", "rows"), [([], 4_096), (["embed.max_tokens=64"], 4_096), (["embed.piece_rows=100"], 100)]
 )
 def test_sentences_are_embedded_in_small_pieces_unless_told_otherwise(settings: list[str], rows: int) -> None:
     assert load_config(EvaluateConfig, overrides=settings).embed.piece_rows == rows
