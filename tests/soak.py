@@ -1,4 +1,4 @@
-"""make soak ARGS="MINUTES [--seed N] [--output FILE]": pipelines on hosts that fail at random, one after another.
+"""make soak ARGS="MINUTES [--seed N] [--fault WORDS] [--output FILE]": pipelines on hosts that fail at random, one after another.
 
 Each pipeline meets three faults in stages drawn from the seed; a driver that died or gave up is started again, as a
 person would. Whatever happened, it must end with the fingerprints of an undisturbed run. Every fault, the stage it met
@@ -37,6 +37,9 @@ def main() -> int:
     if obstacle():
         say(f"soak: {obstacle()}")
         return 1
+    if not _faults_of(STAGES[0], asked.fault):
+        say(f"soak: --fault {asked.fault}: there is {'; '.join(FAULTS)}")
+        return 1
     say(f"soak: seed {asked.seed}, {asked.minutes} minutes")
     chance, over = random.Random(asked.seed), time.monotonic() + 60 * asked.minutes
     with tempfile.TemporaryDirectory(prefix="ccp-soak-") as scratch, started_lan("a", "b", "c") as lan:
@@ -46,7 +49,7 @@ def main() -> int:
             lan.bucket(f"run-{later}")
         while time.monotonic() < over:
             # The first is left alone: what the others are compared with.
-            plan = drawn(chance) if wanted else []
+            plan = drawn(chance, asked.fault) if wanted else []
             hosted = one(lan, recipe, f"run-{number}", Path(scratch), plan)
             found = fingerprints(str(hosted.run))
             wanted = wanted or found
@@ -68,15 +71,17 @@ def with_workers() -> dict[str, Any]:
     return RECIPE["pretrain"] | {"resources": RECIPE["pretrain"]["resources"] | {"workers": 2}}
 
 
-def drawn(chance: random.Random) -> list[tuple[str, str, float]]:
-    """(stage, fault, seconds into the stage), in the order of stages."""
-    stages = sorted(chance.sample(range(len(STAGES)), FAULTS_A_RUN))
-    return [(STAGES[stage], chance.choice(_faults_of(STAGES[stage])), chance.uniform(0, 3)) for stage in stages]
+def drawn(chance: random.Random, words: str) -> list[tuple[str, str, float]]:
+    """(stage, fault, seconds into the stage), in the order of stages. words: in the names of the faults."""
+    able = {stage: faults for stage in STAGES if (faults := _faults_of(stage, words))}
+    stages = sorted(chance.sample(range(len(able)), FAULTS_A_RUN))
+    names = [list(able)[stage] for stage in stages]
+    return [(name, chance.choice(able[name]), chance.uniform(0, 3)) for name in names]
 
 
-def _faults_of(stage: str) -> list[str]:
+def _faults_of(stage: str, words: str) -> list[str]:
     without_ray = stage == "report"  # the driver makes it alone
-    return [fault for fault in FAULTS if not without_ray or fault not in (WORKER, HEAD)]
+    return [fault for fault in FAULTS if words in fault and not (without_ray and fault in (WORKER, HEAD))]
 
 
 def one(lan: Lan, recipe: Path, name: str, scratch: Path, plan: list[tuple[str, str, float]]) -> HostRun:
@@ -106,6 +111,7 @@ def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("minutes", nargs="?", type=float, default=30)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--fault", default="", help="only those with these words in their names")
     parser.add_argument("--output", default="runs/soak.json")
     parser.add_argument("--table")
     return parser.parse_args()
