@@ -5,16 +5,18 @@
     common        both sides' mean over the languages that both have, where the run lacks some
 
 An average that lacks a language gets no difference: it is shown with a mark and what it lacks, and `common` stands
-beside it. A run whose split is not the table's, or that does not say which it is of, or that is of other questions than
-the official ones (`eval.official_counts`), is not compared; the reason is given.
+beside it. A run whose split is not the table's, or that does not say which it is of, or that is of other data than the
+official ones (`eval.official_counts`), is not compared; nor is a variant with a star: its calibration has seen the
+benchmark's own sentences, which no published system has. The reason is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from eval.evaluation_model import EvaluationReport, Score, Scored, Series, series_of
+from eval.official_counts import in_short
 from eval.published import PublishedRow, PublishedTable
 
 
@@ -70,17 +72,16 @@ def _compare(report: EvaluationReport, table: PublishedTable) -> Comparison:
             continue
         if scored.split != table.split:
             refused.append(f"{series.run.name}: {_other_split(scored.split, table.split)}; not compared.")
-        elif scored.other_questions:
-            refused.append(f"{series.run.name}: {_other_questions(scored.other_questions)}; not compared.")
+        elif scored.unofficial:
+            told = f"is of other data than published values ({in_short(scored.unofficial)})"
+            refused.append(f"{series.run.name}: {told}; not compared.")
+        elif series.starred:
+            refused.append(
+                f"{series.run.name}: what has a star is fitted on the benchmark's own sentences; not compared."
+            )
         elif (one := _in_terms_of(table, series, score, scored)).average is not None:
             compared.append(one)
     return Comparison(table, compared, table.row(report.against), list(dict.fromkeys(refused)))
-
-
-def _other_questions(told: Mapping[str, str]) -> str:
-    lang, first = next(iter(told.items()))
-    more = f", and {len(told) - 1} more" if len(told) > 1 else ""
-    return f"is of other questions than published values ({lang}: {first}{more})"
 
 
 def _other_split(found: str | None, wanted: str | None) -> str:

@@ -35,6 +35,7 @@ from ccp_ray.progress import say
 from ccp_ray.storage import absolute_uri, open_store
 from ccp_ray.training_run import TrainingRun
 from eval.evaluate import RESULTS, EvaluateConfig, benchmark_references, evaluate, load_any, settings_of, texts_of
+from eval.loading import Loaded, refuse_for_sentences
 from eval.metric_names import headline_metrics, variant_order
 from eval.report_curves import EVALUATIONS, EvaluationRow
 
@@ -69,9 +70,10 @@ def curve(
     followed (what is there was evaluated and stays); what `evaluate` raises of benchmarks and data.
     """
     training = TrainingRun.open(open_store(run))
-    how = as_trained(training, config.evaluate)
-    loaded = load_any(benchmarks, data, how)
-    measures = _Measures(training, benchmarks, data, how, training.two_encoders and bool(loaded.ranked()))
+    loaded = load_any(benchmarks, data, config.evaluate)
+    how = as_trained(training, config.evaluate, loaded)
+    refuse_for_sentences(loaded, asks(training, loaded), how.similarity)
+    measures = _Measures(training, benchmarks, data, how, asks(training, loaded))
     settings = semantic(config) | {"benchmarks": sorted(benchmarks), "evaluate": settings_of(how, loaded)}
     source = InputRef(role="training", uri=absolute_uri(run), fingerprint=digest_json(training.request.identity()))
     inputs = [source, *benchmark_references(loaded, texts_of(loaded))]
@@ -102,13 +104,18 @@ def curve(
     return target.finish([put_bytes(target.store, EVALUATIONS, body)], summary, {"seconds": time.monotonic() - started})
 
 
-def as_trained(training: TrainingRun, config: EvaluateConfig) -> EvaluateConfig:
-    """A dot product of what was trained for it, after the prompts and within the lengths that training had."""
+def asks(training: TrainingRun, loaded: Loaded) -> bool:
+    """Whether the questions' encoder is another and is needed."""
+    return training.two_encoders and bool(loaded.ranked())
+
+
+def as_trained(training: TrainingRun, config: EvaluateConfig, loaded: Loaded) -> EvaluateConfig:
+    """Collections by the similarity that was trained for; the prompts and the lengths that training had."""
     trained = training.config
     if not isinstance(trained, FinetuneSettings):
         return config
     changes: dict[str, Any] = {}
-    if "similarity" not in config.model_fields_set:
+    if loaded.ranked() and "similarity" not in config.model_fields_set:
         changes["similarity"] = trained.similarity
     sides = {
         "questions": (trained.question_prompt, trained.question_tokens),
@@ -182,7 +189,7 @@ class _Measures(NamedTuple):
         return evaluated
 
     def _evaluate(self, encoder: str, output: str) -> Artifact:
-        """Of two encoders, the passages' one reads all but the questions of benchmarks with collections."""
+        """Of two encoders, the passages' one reads sentences and all but the questions of collections."""
         asking = f"{encoder}/question" if self.asks else None
         reading = f"{encoder}/passage" if self.training.two_encoders else encoder
         return evaluate(reading, self.benchmarks, self.data, output, config=self.config, query_encoder=asking)

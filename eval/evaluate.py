@@ -58,7 +58,7 @@ from eval.collection_texts import first_language
 from eval.context import ContextConfig, load_context
 from eval.exact import Similarity
 from eval.kept_embeddings import SENTENCES_A_PIECE, Encoding, Keeper, SentencesEmbedConfig
-from eval.loading import AnyBenchmark, Load, Loaded, is_ranked, languages_of, load_all
+from eval.loading import AnyBenchmark, Load, Loaded, is_ranked, languages_of, load_all, refuse_for_sentences
 from eval.mrtydi import MrTydiConfig, load_mrtydi
 from eval.protocol import Benchmark, Vectors, to_json_lines
 from eval.question_bitext import QuestionBitextConfig, load_question_bitext
@@ -124,11 +124,12 @@ def evaluate(
     `benchmarks`: names, or Python files of one's own (`eval.plugin`). `data` is one URI for all benchmarks, or one by
     benchmark: files, a corpus artifact for context. `query_encoder` encodes the questions of benchmarks with
     collections; `cache` keeps embeddings for other evaluations (`eval.kept_embeddings`). Raises UsageError or
-    DataError, before anything is embedded, for an unknown benchmark, missing or broken data, and a calibration that
-    lacks a language.
+    DataError, before anything is embedded, for an unknown benchmark, missing or broken data, a calibration that lacks
+    a language, and for benchmarks of sentences beside a query encoder or another similarity than cosine.
     """
     config = config or EvaluateConfig()
     loaded = load_any(benchmarks, data, config)
+    refuse_for_sentences(loaded, query_encoder is not None, config.similarity)
     given = _open_calibration(calibration, loaded.benchmarks)
     texts = texts_of(loaded)
     inputs = _inputs(encoder, query_encoder, loaded, texts)
@@ -177,6 +178,7 @@ def load_benchmarks(
 ) -> dict[str, Benchmark]:
     """The benchmarks that score vectors, with their texts. Raises UsageError for one that scores ranked lists too."""
     loaded = load_any(benchmarks, data, config)
+    refuse_for_sentences(loaded, False, config.similarity)
     for name in loaded.ranked():
         raise UsageError(f"benchmark {name} ranks a collection of passages; only `ccp-ray evaluate` runs it")
     return loaded.texts()
@@ -243,8 +245,6 @@ def _inputs(encoder: str, query_encoder: str | None, loaded: Loaded, texts: Mapp
     """The encoder first."""
     inputs = [model_reference("encoder", encoder)]
     if query_encoder is not None:
-        if not loaded.ranked():
-            raise UsageError("--query-encoder: only benchmarks with a collection have questions of their own")
         inputs.append(model_reference("query_encoder", query_encoder))
     return inputs + benchmark_references(loaded, texts)
 

@@ -11,9 +11,15 @@ from typing import NamedTuple
 
 from eval import evaluation_tables as tables
 from eval.comparison import Comparison, comparisons
-from eval.evaluation_model import EvaluationReport, last_variants, series_of
+from eval.evaluation_model import EvaluationReport, ends, last_variants, series_of
 from eval.metric_names import headline_metrics
 from eval.report_tables import Table, curves, percent
+
+_STARRED = (
+    "With a star the calibration is fitted on the benchmark's own sentences, each language alone; it is not compared "
+    "with published values."
+)
+_TOP = "Languages of the best candidates: of the ten best of a question, the share in each language; a row is 100 %."
 
 
 class Titled(NamedTuple):
@@ -86,16 +92,15 @@ def _first_average(report: EvaluationReport) -> str:
 
 
 def _reading(report: EvaluationReport) -> str:
-    starred = any(name.endswith("*") for run in report.runs for s in run.benchmarks.values() for name in s.variants)
-    star = (
-        " With a star the calibration is fitted on the benchmark's own sentences, each language alone."
-        if starred
-        else ""
-    )
+    star = f" {_STARRED}" if any(_has_starred(report, name) for name in report.benchmarks()) else ""
     return (
         "In %. Steps of the calibration add up: + rotate holds shift and scale. "
         f"{tables.DAGGER}: the average lacks languages and is not compared.{star}"
     )
+
+
+def _has_starred(report: EvaluationReport, benchmark: str) -> bool:
+    return any(one.starred for one in series_of(report, benchmark))
 
 
 def _check(report: EvaluationReport) -> Block:
@@ -128,10 +133,20 @@ def _comparison(report: EvaluationReport, number: int, found: Comparison) -> Blo
     return Block(f"published-{number}", title, notes, shown, table.benchmark)
 
 
+def _top(report: EvaluationReport, benchmark: str) -> list[Titled]:
+    """Which languages are preferred, of each run before and after all steps of its calibration."""
+    return [
+        Titled(f"Languages of the best candidates, {tables.ours(one)}", tables.top_languages(score.top))
+        for one in ends(series_of(report, benchmark))
+        if (score := one.score(benchmark, "")) and score.top
+    ]
+
+
 def _benchmark(report: EvaluationReport, benchmark: str) -> Block:
     shown, notes = [], ["In %."]
     splits = {run.benchmarks[benchmark].split for run in report.runs if benchmark in run.benchmarks} - {None}
     notes += [f"Split: {', '.join(sorted(str(split) for split in splits))}."] if splits else []
+    notes += [_STARRED] if _has_starred(report, benchmark) else []
     for section in tables.sections_of(report, benchmark):
         notes += tables.incomplete_notes(report, benchmark, section)
         scores = [score for one in series_of(report, benchmark, section) if (score := one.score(benchmark, section))]
@@ -140,4 +155,7 @@ def _benchmark(report: EvaluationReport, benchmark: str) -> Block:
         for metric in [*first, *(name for name in metrics if name not in first)]:
             title = f"{section.replace('.', ', ')}: {metric}" if section else metric
             shown.append(Titled(title, tables.by_part(report, benchmark, section, metric), metric in first))
+    biased = _top(report, benchmark)
+    notes += [_TOP] if biased else []
+    shown += biased
     return Block(f"benchmark-{benchmark}", tables.title_of(benchmark), list(dict.fromkeys(notes)), shown, benchmark)

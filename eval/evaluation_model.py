@@ -5,12 +5,14 @@
         Score    a variant's section: numbers of the whole (macro), of parts (pairs or languages), of named averages
 
 A score that stands within another one (Tatoeba's `margin`, `joined`) becomes a section of its own, named by its path;
-"" is the benchmark's own. Scores of a calibration that was fitted on the benchmark's own sentences have a star:
-"rotate*". The same data is the report's JSON: `EvaluationReport.model_validate_json` reads it back.
+"" is the benchmark's own. Scores of a calibration that was fitted on the benchmark's own sentences have a star, be it
+beside a given one or the only one: "rotate*". The same data is the report's JSON:
+`EvaluationReport.model_validate_json` reads it back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from pydantic import Field
@@ -24,6 +26,9 @@ from eval.report_model import Curve
 Numbers = dict[str, float]
 """Value by metric; fractions of 1."""
 
+STAR = "*"
+"""After the name of a variant whose calibration was fitted on the benchmark's own sentences."""
+
 
 class Score(StrictModel):
     """Numbers of one section in one variant."""
@@ -32,6 +37,10 @@ class Score(StrictModel):
     parts: dict[str, Numbers] = Field(default_factory=dict, description="by pair or language")
     kind: Literal["pair", "language"] = "language"
     averages: dict[str, Numbers] = Field(default_factory=dict, description="over a named set of languages")
+    lines: dict[str, int] = Field(default_factory=dict, description="of each pair: what one sentence is sought among")
+    top: dict[str, Numbers] = Field(
+        default_factory=dict, description="by language of the question: shares of languages among the best candidates"
+    )
 
     def metrics(self) -> list[str]:
         return list(self.macro)
@@ -45,8 +54,8 @@ class Scored(StrictModel):
     incomplete: dict[str, str] = Field(
         default_factory=dict, description='"macro" or an average: what it lacks, in words; complete ones are not here'
     )
-    other_questions: dict[str, str] = Field(
-        default_factory=dict, description="languages whose questions are not the official ones, in words"
+    unofficial: dict[str, str] = Field(
+        default_factory=dict, description="languages or pairs whose data are not the official ones, in words"
     )
     variants: dict[str, dict[str, Score]] = Field(min_length=1, description="variant: section: score")
 
@@ -96,6 +105,11 @@ class Series(NamedTuple):
     variant: str
     label: str
 
+    @property
+    def starred(self) -> bool:
+        """Whether its calibration was fitted on the benchmark's own sentences."""
+        return self.variant.endswith(STAR)
+
     def scored(self, benchmark: str) -> Scored | None:
         return self.run.benchmarks.get(benchmark)
 
@@ -105,20 +119,35 @@ class Series(NamedTuple):
 
 
 def series_of(report: EvaluationReport, benchmark: str, section: str = "") -> list[Series]:
-    """Each run in each of its variants that has the section; of those with a star only the last: it holds all steps."""
+    """Each run in each of its variants that has the section.
+
+    Beside the steps of a given calibration only the last one with a star, which holds all; without them, all that have
+    one.
+    """
     found = []
     for run in report.runs:
         scored = run.benchmarks.get(benchmark)
         have = [name for name in scored.variants if section in scored.variants[name]] if scored else []
-        own = [name for name in have if name.endswith("*")][-1:]
-        shown = [name for name in have if not name.endswith("*")] + own
+        plain = [name for name in have if not name.endswith(STAR)]
+        own = [name for name in have if name.endswith(STAR)]
+        shown = plain + (own[-1:] if len(plain) > 1 else own)
         found += [Series(run, variant, _label(run.name, variant, len(report.runs) > 1)) for variant in shown]
     return found
 
 
-def last_variants(series: list[Series]) -> list[Series]:
-    """Each run in its last variant, with all steps of its calibration; stars aside."""
-    return list({one.run.name: one for one in series if not one.variant.endswith("*")}.values())
+def ends(series: Sequence[Series]) -> list[Series]:
+    """Each run in its first variant and in its last, in which all steps are."""
+    first = {one.run.name: one for one in reversed(series)}
+    return [one for one in series if one in (*first.values(), *last_variants(series))]
+
+
+def last_variants(series: Sequence[Series]) -> list[Series]:
+    """Each run in its last variant, with all steps of its calibration: of a given one where it has that."""
+    by_run: dict[str, list[Series]] = {}
+    for one in series:
+        by_run.setdefault(one.run.name, []).append(one)
+    given = [[one for one in own if not one.starred] for own in by_run.values()]
+    return [plain[-1] if len(plain) > 1 else own[-1] for plain, own in zip(given, by_run.values(), strict=True)]
 
 
 def _label(name: str, variant: str, several: bool) -> str:

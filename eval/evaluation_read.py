@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from ccp_ray.artifact import Artifact
 from ccp_ray.errors import DataError, UsageError
 from eval.evaluate import RESULTS
-from eval.evaluation_model import Run, Score, Scored, Source
+from eval.evaluation_model import STAR, Run, Score, Scored, Source
 from eval.metric_names import VARIANTS
 
 _MANY = 6
@@ -98,29 +98,44 @@ def _read(name: str, artifact: Artifact) -> Run:
 
 def _scored(result: Mapping[str, Any]) -> Scored:
     data = result["data"]
-    found = {name: dict(_sections(score)) for name, score in result["variants"].items()}
-    own = {f"{name}*": dict(_sections(score)) for name, score in result.get("own", {}).get("variants", {}).items()}
-    own.pop("raw*", None)  # the same as raw: nothing is calibrated
-    order = [name for star in ("", "*") for variant in VARIANTS if (name := f"{variant}{star}") in found | own]
-    variants = {name: (found | own)[name] for name in [*order, *(name for name in found if name not in order)]}
+    star = STAR if result["calibration"] == "benchmark" else ""
+    found = _variants(result["variants"], data, star)
+    every = _variants(result.get("own", {}).get("variants", {}), data, STAR) | found
+    order = [name for end in ("", STAR) for variant in VARIANTS if (name := f"{variant}{end}") in every]
+    variants = {name: every[name] for name in [*order, *(name for name in found if name not in order)]}
     averages = {name for sections in found.values() for score in sections.values() for name in score.averages}
     return Scored(
         split=data.get("split"),
         calibration=result["calibration"],
         incomplete=_incomplete(data, list(result["variants"].values()), sorted(averages)),
-        other_questions=data.get("other_questions", {}),
+        unofficial={**data.get("other_questions", {}), **data.get("unofficial", {})},
         variants=variants,
     )
 
 
-def _sections(score: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Score]]:
-    """The score under its path, then those that stand within it."""
+def _variants(scores: Mapping[str, Any], data: Mapping[str, Any], star: str) -> dict[str, dict[str, Score]]:
+    """{variant: {section: score}}; a star for all but raw, of which nothing is calibrated."""
+    return {name if name == "raw" else f"{name}{star}": dict(_sections(score, data)) for name, score in scores.items()}
+
+
+def _sections(score: Mapping[str, Any], data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Score]]:
+    """The score under its path, then those that stand within it, each with what `data` say of its pairs."""
     kind: Literal["pair", "language"] = "pair" if "pairs" in score else "language"
-    parts = score.get(f"{kind}s", {})
-    yield path, Score(macro=score["macro"], parts=parts, kind=kind, averages=score.get("averages", {}))
+    told = data.get("joined", {}) if path.endswith("joined") else data
+    yield (
+        path,
+        Score(
+            macro=score["macro"],
+            parts=score.get(f"{kind}s", {}),
+            kind=kind,
+            averages=score.get("averages", {}),
+            lines=told.get("pairs", {}) if kind == "pair" else {},
+            top=score.get("top", {}),
+        ),
+    )
     for name, inner in score.items():
         if isinstance(inner, dict) and name != "macro" and isinstance(inner.get("macro"), dict):
-            yield from _sections(inner, f"{path}.{name}".lstrip("."))
+            yield from _sections(inner, data, f"{path}.{name}".lstrip("."))
 
 
 def _incomplete(

@@ -6,14 +6,14 @@ compared. Of a run with several parts missing, its average is marked too where a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from eval.comparison import Compared, Comparison, Difference
-from eval.evaluation_model import EvaluationReport, Series, series_of
+from eval.evaluation_model import EvaluationReport, Score, Series, series_of
 from eval.expected import Finding
 from eval.metric_names import headline_metrics
 from eval.plot_scales import MINUS
-from eval.report_tables import MISSING, Cell, Table, moment, percent
+from eval.report_tables import MISSING, Cell, Table, count, moment, percent
 
 DAGGER = "†"
 _TITLES = {
@@ -68,20 +68,40 @@ def overview(report: EvaluationReport) -> Table:
 
 
 def by_part(report: EvaluationReport, benchmark: str, section: str, metric: str) -> Table:
-    """Pairs or languages down, series across; named averages and the mean over all below."""
+    """Pairs or languages down, series across; named averages and the mean over all below. Pairs have their lines."""
     series = series_of(report, benchmark, section)
-    scores = [one.score(benchmark, section) for one in series]
-    parts = list(dict.fromkeys(part for score in scores if score for part in score.parts))
+    scores = [score for one in series if (score := one.score(benchmark, section))]
+    parts = list(dict.fromkeys(part for score in scores for part in score.parts))
+    lines = ["lines"] if any(score.lines for score in scores) else []
     rows = []
     for part in parts:
-        values = [score.parts.get(part, {}).get(metric) if score else None for score in scores]
-        rows.append([Cell(part), *_best(values, [True] * len(values), shaded=True)])
-    averages = list(dict.fromkeys(name for score in scores if score for name in score.averages))
+        values = [score.parts.get(part, {}).get(metric) for score in scores]
+        counts = [Cell(_lines(part, scores)) for _ in lines]
+        rows.append([Cell(part), *counts, *_best(values, [True] * len(values), shaded=True)])
+    averages = list(dict.fromkeys(name for score in scores for name in score.averages))
     for average in [*averages, "macro"]:
         name = "mean" if average == "macro" else f"mean of the {average}"
-        rows.append([Cell(name), *_row(benchmark, section, average, metric, series)])
-    kind = next((score.kind for score in scores if score), "language")
-    return Table([kind, *(one.label for one in series)], rows, total=bool(parts))
+        none = [Cell("") for _ in lines]
+        rows.append([Cell(name), *none, *_row(benchmark, section, average, metric, series)])
+    kind = next((score.kind for score in scores), "language")
+    return Table([kind, *lines, *(one.label for one in series)], rows, total=bool(parts))
+
+
+def _lines(part: str, scores: Sequence[Score]) -> str:
+    """How many lines a pair has; where runs read different files, each count."""
+    found = dict.fromkeys(score.lines[part] for score in scores if part in score.lines)
+    return " / ".join(map(count, found)) or MISSING
+
+
+def top_languages(top: Mapping[str, Mapping[str, float]]) -> Table:
+    """Languages of questions down, of their best candidates across; a row is 100 %."""
+    languages = list(dict.fromkeys(lang for shares in top.values() for lang in shares))
+    mean = {lang: sum(shares.get(lang, 0.0) for shares in top.values()) / len(top) for lang in languages}
+    rows = [
+        [Cell(name), *(Cell(percent(shares.get(lang, 0.0)), heat=shares.get(lang, 0.0)) for lang in languages)]
+        for name, shares in [*top.items(), ("mean", mean)]
+    ]
+    return Table(["question", *languages], rows, total=True)
 
 
 def incomplete_notes(report: EvaluationReport, benchmark: str, section: str) -> list[str]:

@@ -50,6 +50,24 @@ class Loaded(NamedTuple):
         return InputRef(role=f"data.{name}", uri=absolute_uri(self.places[name]), fingerprint=digest_json(made_of))
 
 
+def refuse_for_sentences(loaded: Loaded, query_encoder: bool, similarity: str) -> None:
+    """Raises UsageError naming the benchmarks of sentences where what only collections have is asked for.
+
+    One encoder reads sentences, and they are compared by cosine: a second one or another similarity would not count.
+    """
+    sentences = ", ".join(loaded.texts())
+    if sentences and query_encoder:
+        raise UsageError(
+            "an encoder for questions (--query-encoder, or a run's second): only benchmarks with a collection have "
+            f"questions of their own; evaluate {sentences} apart, with one encoder"
+        )
+    if sentences and similarity != "cosine":
+        raise UsageError(
+            f"similarity={similarity}: only of benchmarks with a collection; evaluate {sentences} apart, with "
+            "similarity=cosine"
+        )
+
+
 def is_ranked(benchmark: AnyBenchmark) -> TypeIs[RankedBenchmark]:
     """Whether the benchmark scores ranked lists; else it scores vectors."""
     return hasattr(benchmark, "collections")

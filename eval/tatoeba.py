@@ -30,6 +30,7 @@ from ccp_ray.progress import say
 from ccp_ray.storage import Store
 from eval.bitext import Bitext, Pair, Ways, folder_with, mean_ways, read_lines, same_length
 from eval.english_join import Joined, join_pairs
+from eval.official_counts import in_short, other_lines
 from eval.protocol import Lookup, Text
 
 # Standard Latvian, Malay, Persian, Swahili and Mandarin stand for the whole language, as corpora have them.
@@ -59,7 +60,6 @@ AVERAGES: dict[str, frozenset[str]] = {
 """Name of an average -> the languages it is over."""
 
 _ENGLISH = "eng"
-_LINES = 1000  # of LASER's files, at most
 
 
 class TatoebaConfig(StrictModel):
@@ -148,8 +148,8 @@ def load_tatoeba(data: str, config: TatoebaConfig | None = None) -> Tatoeba:
     if missing:
         say(f"tatoeba: {len(missing)} of {len(wanted)} languages have no files in {store.root}: {', '.join(missing)}")
     pairs = [_read(store, code) for code in codes]
-    for name, told in _unofficial(pairs).items():
-        say(f"tatoeba: {name} is not of LASER's files: {told}; its scores do not compare with published ones")
+    if other := _unofficial(pairs):
+        say(f"tatoeba: not LASER's files: {in_short(other)}; such scores do not compare with published ones")
     english = Bitext("tatoeba", pairs, config.neighbours if config.margin else None)
     return Tatoeba(english, _joined(pairs, config, missing, store.root), missing)
 
@@ -166,9 +166,9 @@ def _read(store: Store, code: str) -> Pair:
 
 
 def _unofficial(pairs: Sequence[Pair]) -> dict[str, str]:
-    """What shows that a pair is of another version: more lines than LASER took."""
-    lines = {pair.name: len(pair.first_texts) for pair in pairs}
-    return {name: f"{count} lines; published: {_LINES} at most" for name, count in lines.items() if count > _LINES}
+    """Pairs of LASER's languages that are of another version: not with as many lines as LASER took."""
+    lines = {pair.first: len(pair.first_texts) for pair in pairs if pair.first in AVERAGES["112"]}
+    return {f"{lang}-en": told for lang, told in other_lines(lines).items()}
 
 
 def _wanted(config: TatoebaConfig, known: Collection[str], where: str) -> dict[str, str]:

@@ -70,8 +70,11 @@ def _plain(key: str) -> str:
     return key
 
 
-def read_questions(uri: str) -> dict[str, Answered]:
-    """{id: question} in the file's order. Raises DataError naming the line of a bad one, or whose id came before."""
+def read_questions(uri: str, split: str) -> dict[str, Answered]:
+    """{id: question} in the file's order.
+
+    Raises DataError naming the line of a bad one, of one whose id came before, and of one that says another split.
+    """
     found: dict[str, Answered] = {}
     lines: dict[str, int] = {}
     for number, row in json_objects(uri):
@@ -82,6 +85,10 @@ def read_questions(uri: str) -> dict[str, Answered]:
         answers = row.get("answers")
         if not isinstance(answers, list) or not answers or not all(isinstance(one, str) for one in answers):
             raise DataError(f'{where}: "answers" is no list of strings; expected XOR-Retrieve\'s questions')
+        if row.get("split", split) != split:
+            raise DataError(
+                f'{where}: "split" is {row["split"]!r}; expected questions of {split}, as the file is named'
+            )
         if row["id"] in lines:
             raise DataError(f"{where}: question id {row['id']!r} came before, at line {lines[row['id']]}")
         found[row["id"]] = Answered(row["lang"].strip(), row["question"], answers)

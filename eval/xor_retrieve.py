@@ -151,7 +151,7 @@ def load_xor_retrieve(data: str, config: XorRetrieveConfig | None = None) -> Xor
     """
     config = config or XorRetrieveConfig()
     uri = find_questions(data, config.split)
-    gold = read_questions(uri)
+    gold = read_questions(uri, config.split)
     known = sorted({one.lang for one in gold.values()})
     if config.languages is not None:
         strange = [lang for lang in config.languages if lang not in known]

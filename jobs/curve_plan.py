@@ -7,8 +7,9 @@ from ccp_ray.finetune_config import FinetuneSettings
 from ccp_ray.kept_checkpoints import checkpoint_ledger, checkpoint_name
 from ccp_ray.storage import open_store
 from ccp_ray.training_run import TrainingRun
-from eval.curve import CurveConfig, as_trained
+from eval.curve import CurveConfig, as_trained, asks
 from eval.evaluate import load_any
+from eval.loading import refuse_for_sentences
 from jobs.evaluate_plan import evaluation_plan
 from jobs.memory import EncoderShape
 from jobs.plan import Plan, duration, megabytes, source_shape
@@ -20,9 +21,11 @@ _EXPORTED_PER_S = 100e6  # bytes of weights, read and written
 def plan_curve(run: str, names: list[str], data: str, config: CurveConfig) -> Plan:
     """Of a run, finished or not: its checkpoints as they will be kept. Raises UsageError as the curve would."""
     training = TrainingRun.open(open_store(run))
-    how = as_trained(training, config.evaluate)
+    loaded = load_any(names, data, config.evaluate)
+    how = as_trained(training, config.evaluate, loaded)
+    refuse_for_sentences(loaded, asks(training, loaded), how.similarity)
     shape = _shape(training)
-    each = evaluation_plan(shape, load_any(names, data, how), how, calibrated=False)
+    each = evaluation_plan(shape, loaded, how, calibrated=False)
     steps = _steps(training, config.every)
     weights = 4.0 * shape.parameters * (2 if training.two_encoders else 1)
     seconds = each.figures["seconds"] + each.figures.get("search_seconds", 0.0) + weights / _EXPORTED_PER_S

@@ -16,6 +16,7 @@ from ccp_ray.errors import UsageError
 from eval.evaluate import BENCHMARKS, EvaluateConfig
 from eval.evaluate import evaluate as evaluate_encoder
 from eval.evaluation_read import read_runs
+from eval.official_counts import in_short
 from eval.run_scores import score_runs
 from jobs.command import (
     Address,
@@ -45,7 +46,10 @@ Calibration = Annotated[
     str | None,
     typer.Option(help="Calibration artifact; without it one is fitted on the benchmark's sentences, rankings are raw."),
 ]
-QueryEncoder = Annotated[str | None, typer.Option(help="Another encoder for questions; ENCODER is that of passages.")]
+QueryEncoder = Annotated[
+    str | None,
+    typer.Option(help="Another encoder for questions; ENCODER is that of passages. Benchmarks with a collection only."),
+]
 Cache = Annotated[str | None, typer.Option(help="Folder or s3:// URI that keeps embeddings for other evaluations.")]
 Runs = Annotated[
     list[str] | None, typer.Option("--run", help="Score this run (.trec, predictions .json, or a folder). Repeatable.")
@@ -80,7 +84,8 @@ def evaluate(
         used = {"--calibration": calibration, "--query-encoder": query_encoder, "--cache": cache}
         encoding = _check(encoder, runs, used, plan)
     if plan:
-        show_plan(lambda: plan_evaluate(encoding, names, data, settings, calibration is not None), as_json)
+        given = calibration is not None, query_encoder is not None
+        show_plan(lambda: plan_evaluate(encoding, names, data, settings, *given), as_json)
         return
 
     def work() -> Artifact:
@@ -125,8 +130,8 @@ def show_scores(artifact: Artifact, as_json: bool) -> None:
             print(line)
         for average, lack in read[name].incomplete.items():
             print(f"  incomplete: {'the mean' if average == 'macro' else f'the mean of the {average}'} {lack}")
-        for lang, told in read[name].other_questions.items():
-            print(f"  not the official questions: {lang}, {told}")
+        if read[name].unofficial:
+            print(f"  not the official data: {in_short(read[name].unofficial)}")
     if own:
         print("* calibration fitted on the benchmark's own sentences, each language alone")
     for name in artifact.summary.get("missing", ()):

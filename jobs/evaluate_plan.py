@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ccp_ray.session import machine_cpus
 from eval.evaluate import EvaluateConfig, load_any
-from eval.loading import Loaded
+from eval.loading import Loaded, refuse_for_sentences
 from eval.protocol import VARIANTS
 from eval.ranked import RankedBenchmark
 from jobs.embed import plan_embed
@@ -20,9 +20,12 @@ _COPIES = 3  # of a piece in float32, whatever the variants: as stored, of a var
 SEARCH_SHARE = 0.6  # of the matrix product that exact search reaches; measured in `eval.exact`
 
 
-def plan_evaluate(encoder: str, names: list[str], data: str, config: EvaluateConfig, calibrated: bool) -> Plan:
-    """The plan of embedding these benchmarks' texts, and of searching their collections."""
+def plan_evaluate(
+    encoder: str, names: list[str], data: str, config: EvaluateConfig, calibrated: bool, query_encoder: bool = False
+) -> Plan:
+    """The plan of embedding these benchmarks' texts, and of searching their collections. Raises as `evaluate`."""
     loaded = load_any(names, data, config)
+    refuse_for_sentences(loaded, query_encoder, config.similarity)
     return evaluation_plan(source_shape(encoder), loaded, config, calibrated)
 
 

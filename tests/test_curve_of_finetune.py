@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ccp_ray.ledger import put_bytes
 from eval import curve as module
 from eval.curve import CurveConfig, curve
 from eval.evaluate import RESULTS, EvaluateConfig
+from jobs.curve_plan import plan_curve
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -124,6 +126,22 @@ def test_sentences_are_read_by_the_passages_encoder_and_what_is_asked_for_stays(
     assert set(asked.asking) == {None}
     assert asked.configs[0].similarity == "cosine"
     assert asked.configs[0].questions.prompt == "mine"
+
+
+def test_sentences_need_no_setting_and_have_a_curve_of_their_own(
+    run: Artifact, data: str, asked: Asked, tmp_path: Path
+) -> None:
+    """The run's dot product is of its collections."""
+    both = str(shutil.copytree(data, tmp_path / "data"))
+    shutil.copytree(f"{data}/lines", both, dirs_exist_ok=True)
+    config = build_config(CurveConfig, {"every": 5, "evaluate": {"translations": {"languages": ["de", "en"]}}})
+    curve(run.uri, ["translations"], both, str(tmp_path / "curve"), config)
+    assert asked.configs[0].similarity == "cosine"
+    with pytest.raises(UsageError, match="evaluate translations apart, with one encoder"):
+        curve(run.uri, ["mrtydi", "translations"], both, str(tmp_path / "mixed"), config)
+    with pytest.raises(UsageError, match="evaluate translations apart, with one encoder"):
+        plan_curve(run.uri, ["mrtydi", "translations"], both, config)
+    assert not (tmp_path / "mixed").exists()
 
 
 def test_a_run_that_has_read_no_question_yet_is_not_followed(data: str, tmp_path: Path) -> None:

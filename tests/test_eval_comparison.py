@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluation_factory import TYDI, mrtydi, tatoeba, write_evaluation, xor
+from evaluation_factory import TYDI, fitted_on_itself, mrtydi, tatoeba, write_evaluation, xor
 
 from eval.comparison import Comparison, comparisons
 from eval.evaluation_model import EvaluationReport
 from eval.evaluation_read import read_runs
-from eval.official_counts import other_questions
+from eval.official_counts import other_lines, other_questions
 from eval.published import load_published
 
 CCP = dict(zip(TYDI, (82.0, 88.3, 80.1, 78.7, 87.5, 80.0, 73.2, 77.2, 75.1, 88.8, 88.9), strict=True))
@@ -94,7 +94,29 @@ def test_a_named_average_is_compared_where_it_is_whole(tmp_path: Path):
     assert first.average == pytest.approx(mean - 0.952)
     assert second.average is None
     assert {one.lacks for one in found.compared} == {"", "lacks ar"}
-    assert not any(one.series.variant.endswith("*") for one in found.compared)  # own scores have no such average
+
+
+STARRED = "what has a star is fitted on the benchmark's own sentences; not compared."
+
+
+def test_what_is_fitted_on_the_benchmark_is_not_compared(tmp_path: Path):
+    """Though it has the average: neither beside a given calibration nor where it is the only one."""
+    given, alone = {"tatoeba": tatoeba()}, {"tatoeba": fitted_on_itself(tatoeba())}
+    found = compared(report(tmp_path, given, alone, against=("LaBSE",)), "tatoeba", "mean")
+    shown = [(one.series.run.name, one.series.variant) for one in found.compared]
+    assert shown == [*(("run0", variant) for variant in ("raw", "shift", "scale", "rotate")), ("run1", "raw")]
+    assert found.refused == [f"run0: {STARRED}", f"run1: {STARRED}"]
+    assert {one.series.run.name for one in found.differences() if one.average is not None} == {"run0", "run1"}
+
+
+@pytest.mark.parametrize("lines", [999, 1001])
+def test_tatoeba_of_another_version_is_not_compared(tmp_path: Path, lines: int):
+    other = tatoeba()
+    other["data"]["unofficial"] = {f"{lang}-en": told for lang, told in other_lines({"fr": lines, "te": 234}).items()}
+    found = compared(report(tmp_path, {"tatoeba": other}, {"tatoeba": tatoeba()}), "tatoeba", "mean")
+    assert {one.series.run.name for one in found.compared} == {"run1"}
+    told = f"run0: is of other data than published values (fr-en: {lines:,} lines, officially 1,000); not compared."
+    assert found.refused == [told, f"run1: {STARRED}"]
 
 
 def test_without_the_chosen_row_there_is_no_difference(tmp_path: Path):
@@ -114,7 +136,7 @@ def test_a_run_of_other_questions_is_not_compared(tmp_path: Path):
     mine["data"]["other_questions"] = other_questions("mrtydi", "test", {"en": 1190, "ar": 1081, "de": 5})
     found = compared(report(tmp_path, {"mrtydi": mine}, {"mrtydi": whole}), "mrtydi", "recall@100")
     assert {one.series.run.name for one in found.compared} == {"run1"}
-    told = "run0: is of other questions than published values (en: 1,190 questions, officially 744, and 1 more)"
+    told = "run0: is of other data than published values (en: 1,190 questions, officially 744, and 1 more)"
     assert found.refused == [f"{told}; not compared."]
 
 

@@ -91,6 +91,8 @@ def test_scores_all_variants_from_one_pass(folder: Path) -> None:
     assert raw < 0.8 < 0.95 < shift <= 1
     assert artifact.summary["benchmarks"]["translations"]["shift"]["mean"] == shift
     assert artifact.summary["calibration"] == {"translations": "benchmark"}
+    [read] = read_runs([artifact], ["run"])
+    assert list(read.benchmarks["translations"].variants) == ["raw", "shift*", "scale*", "rotate*"]
 
 
 def test_scores_equal_those_by_hand(folder: Path) -> None:

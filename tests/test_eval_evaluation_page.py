@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from evaluation_factory import TYDI, mrtydi, tatoeba, write_evaluation, xor, xquad_r
+from evaluation_factory import TYDI, fitted_on_itself, mrtydi, tatoeba, write_evaluation, xor, xquad_r
 from html_page import Page
 
 from ccp_ray.ledger import check_file
@@ -99,6 +99,66 @@ def test_incomplete_averages_are_marked_and_never_the_best(report: EvaluationRep
     text = render_markdown(report)
     assert "lacks te, th" in text
     assert "lacks el, es" in text
+
+
+def test_a_star_is_explained_in_every_format_where_it_stands(tmp_path: Path):
+    artifact = write_evaluation(str(tmp_path / "a"), {"tatoeba": fitted_on_itself(tatoeba()), "mrtydi": mrtydi()})
+    report = EvaluationReport(title="t", runs=read_runs([artifact], ["run"]), published=load_published().tables)
+    footnote = "With a star the calibration is fitted on the benchmark's own sentences, each language alone"
+    found = {block.id: " ".join(block.notes) for block in blocks(report)}
+    assert footnote in found["overview"]
+    assert footnote in found["benchmark-tatoeba"]
+    assert footnote not in found["benchmark-mrtydi"]
+    beside = next(
+        block for block in blocks(report) if block.id.startswith("published") and block.benchmark == "tatoeba"
+    )
+    assert [row[0].text for row in beside.tables[0].table.rows][-1] == "run raw"
+    html = " ".join(Page(render_html(report)).text)
+    for text in (html, render_markdown(report), render_latex(report.title, blocks(report))):
+        assert text.count(footnote) == 2
+        assert text.count("what has a star is fitted on the benchmark's own sentences; not compared.") == 1
+    assert "+ rotate*" in html
+    assert r"+ rotate\*" in render_markdown(report)
+
+
+def test_which_languages_the_best_candidates_have_is_shown(report: EvaluationReport):
+    (shown,) = [titled for block in blocks(report) for titled in block.tables if "best candidates" in titled.title]
+    assert shown.title == "Languages of the best candidates, first raw"
+    assert shown.table.columns == ["question", "ar", "de", "en"]
+    rows = [[cell.text for cell in row] for row in shown.table.rows]
+    assert rows[1:] == [
+        ["de", "25.0", "50.0", "25.0"],
+        ["en", "25.0", "25.0", "50.0"],
+        ["mean", "33.3", "33.3", "33.3"],
+    ]
+    assert "| de | 25.0 | 50.0 | 25.0 |" in render_markdown(report)
+    assert shown.title in Page(render_html(report)).text
+
+
+def test_of_several_variants_the_first_and_the_last_show_their_best_candidates(tmp_path: Path):
+    own = xquad_r()
+    own["variants"] = dict.fromkeys(("raw", "shift", "scale", "rotate"), own["variants"]["raw"])
+    runs = read_runs([write_evaluation(str(tmp_path / name), {"xquad_r": own}) for name in "ab"], ["a", "b"])
+    titles = [t.title for block in blocks(EvaluationReport(title="t", runs=runs)) for t in block.tables]
+    assert [title.rpartition(", ")[2] for title in titles if "best candidates" in title] == [
+        *("a raw", "a + rotate", "b raw", "b + rotate")
+    ]
+
+
+def test_pairs_stand_beside_their_lines(tmp_path: Path):
+    short = tatoeba()
+    short["data"]["joined"]["pairs"]["de-fr"] = 100
+    runs = read_runs([write_evaluation(str(tmp_path / "a"), {"tatoeba": tatoeba()})], ["a"])
+    both = [*runs, *read_runs([write_evaluation(str(tmp_path / "b"), {"tatoeba": short})], ["b"])]
+    found = {}
+    for number, own in enumerate((runs, both)):
+        for block in blocks(EvaluationReport(title="t", runs=own)):
+            found |= {(number, titled.title): titled.table for titled in block.tables}
+    joined, margin, several = (found[0, "joined: mean"], found[0, "margin, joined: mean"], found[1, "joined: mean"])
+    assert joined.columns[:3] == ["pair", "lines", "raw"]
+    assert [row[1].text for row in joined.rows] == [row[1].text for row in margin.rows] == ["228", ""]
+    assert [cell.text for cell in several.rows[0][:2]] == ["de-fr", "228 / 100"]
+    assert found[0, "mean"].rows[0][1].text == "1,000"
 
 
 def tatoeba_only(report: EvaluationReport) -> dict[str, Scored]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluation_factory import mrtydi, tatoeba, write_evaluation, xor, xquad_r
+from evaluation_factory import fitted_on_itself, mrtydi, tatoeba, write_evaluation, xor, xquad_r
 
 from ccp_ray.errors import DataError, UsageError
 from eval.evaluation_blocks import blocks
@@ -27,7 +27,7 @@ def test_every_kind_of_score_is_read(tmp_path: Path):
     (run,) = read_runs([write_evaluation(str(tmp_path / "e"), results)], ["run"])
     found = run.benchmarks
     assert list(found["tatoeba"].variants) == ["raw", "shift", "scale", "rotate", "shift*", "scale*", "rotate*"]
-    assert found["tatoeba"].sections() == ["", "margin", "joined"]
+    assert found["tatoeba"].sections() == ["", "margin", "margin.joined", "joined"]
     score = found["tatoeba"].score("raw", "")
     assert score is not None
     assert score.kind == "pair"
@@ -81,6 +81,19 @@ def test_what_a_run_had_nothing_of(tmp_path: Path):
     assert run.benchmarks["xor_retrieve"].incomplete == {"macro": "lacks 2 questions in ar, 1,200 questions in fi"}
     assert run.benchmarks["all"].incomplete == {"macro": "lacks 1,400 questions in 7 languages"}
     assert run.benchmarks["other"].incomplete == {}
+
+
+def test_what_is_fitted_on_the_benchmark_has_a_star_and_all_its_steps_where_there_are_no_others(tmp_path: Path):
+    results = {"tatoeba": fitted_on_itself(tatoeba()), "mrtydi": mrtydi()}
+    artifacts = [write_evaluation(str(tmp_path / "a"), results), write_evaluation(str(tmp_path / "b"), results)]
+    report = EvaluationReport(title="t", runs=read_runs(artifacts, ["a", "b"]))
+    steps = ["raw", "+ shift*", "+ scale*", "+ rotate*"]
+    assert list(report.runs[0].benchmarks["tatoeba"].variants) == ["raw", "shift*", "scale*", "rotate*"]
+    assert [one.label for one in series_of(report, "tatoeba")] == [f"{name} {step}" for name in "ab" for step in steps]
+    assert [one.label for one in last_variants(series_of(report, "tatoeba"))] == ["a + rotate*", "b + rotate*"]
+    assert [one.label for one in last_variants(series_of(report, "mrtydi"))] == ["a + rotate", "b + rotate"]
+    values = values_of(report.runs[0])["tatoeba"]
+    assert values["rotate*"]["macro.mean"] == results["tatoeba"]["variants"]["rotate"]["macro"]["mean"]
 
 
 def test_evaluations_under_one_name_are_one_run(tmp_path: Path):

@@ -24,6 +24,7 @@ from eval.evaluate import EvaluateConfig, evaluate, load_benchmarks
 from eval.run_reader import read_runs
 from eval.run_scores import score_runs
 from jobs.evaluate import show_scores
+from jobs.evaluate_plan import plan_evaluate
 
 WIDTH = 12
 OFFSETS = {"qaa": 0.0, "qab": 3.0, "qac": -2.0}
@@ -207,8 +208,28 @@ def test_questions_have_their_own_encoder_and_settings(folder: Path, embed: Fake
     assert results(artifact)["toy"]["variants"]["raw"]["macro"]["first"] < 0.3  # noise
     with pytest.raises(UsageError, match="--query-encoder is another; leave one of them out"):
         evaluate("e", ["toy"], str(folder), str(folder / "x"), calibration(folder / "c"), query_encoder="other")
-    with pytest.raises(UsageError, match="only benchmarks with a collection"):
-        evaluate("e", ["translations"], str(folder), str(folder / "x"), query_encoder="other")
+
+
+@pytest.mark.parametrize("names", [["translations"], ["toy", "translations"]])
+def test_sentences_are_refused_beside_what_only_collections_have(
+    names: list[str], folder: Path, embed: FakeEmbed
+) -> None:
+    """Silence would give numbers of another encoder, or another similarity, than was asked for."""
+    dot = EvaluateConfig(similarity="dot")
+    second = r"--query-encoder.*: only benchmarks with a collection .*; evaluate translations apart, with one encoder"
+    other = "similarity=dot: only of benchmarks with a collection; evaluate translations apart, with similarity=cosine"
+    with pytest.raises(UsageError, match=second):
+        evaluate("e", names, str(folder), str(folder / "x"), query_encoder="other")
+    with pytest.raises(UsageError, match=other):
+        evaluate("e", names, str(folder), str(folder / "x"), None, dot)
+    with pytest.raises(UsageError, match=second):
+        plan_evaluate("e", names, str(folder), EvaluateConfig(), False, True)
+    with pytest.raises(UsageError, match=other):
+        plan_evaluate("e", names, str(folder), dot, False)
+    with pytest.raises(UsageError, match=other):
+        load_benchmarks(["translations"], str(folder), dot)
+    assert not embed.asked
+    assert not (folder / "x").exists()
 
 
 def test_a_calibration_must_know_every_language_and_the_encoder(folder: Path) -> None:
@@ -318,7 +339,7 @@ def test_questions_of_a_file_for_all_languages_that_are_not_asked_are_said(
     assert shown[-3:] == [
         "  run    100.0       100.0",
         "  incomplete: the mean lacks 10 languages",
-        "  not the official questions: en, 2 questions, officially 744",
+        "  not the official data: en: 2 questions, officially 744",
     ]
 
 

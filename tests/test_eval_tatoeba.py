@@ -210,9 +210,11 @@ def test_joined_pairs_are_scored_beside_the_others(tmp_path: Path, capsys: pytes
 
 
 def test_files_of_another_version_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = write_files(tmp_path, deu=numbered("deu", list(range(1001))), fra=numbered("fra", list(range(1000))))
-    assert load_tatoeba(data).describe()["unofficial"] == {"de-en": "1001 lines; published: 1000 at most"}
-    assert "de-en is not of LASER's files: 1001 lines" in capsys.readouterr().err
+    lines = {"deu": 1001, "fra": 1000, "ita": 999, "tel": 234, "qqq": 3}
+    data = write_files(tmp_path, **{code: numbered(code, list(range(count))) for code, count in lines.items()})
+    told = {"de-en": "1,001 lines, officially 1,000", "it-en": "999 lines, officially 1,000"}
+    assert load_tatoeba(data).describe()["unofficial"] == told
+    assert "tatoeba: not LASER's files: de-en: 1,001 lines, officially 1,000, and 1 more;" in capsys.readouterr().err
 
 
 def test_wrong_pairs_are_explained(tmp_path: Path) -> None:

@@ -67,6 +67,18 @@ def test_what_the_real_questions_are(data_folder):
     assert {question.lang for question in train.questions()} == set(told["languages"])
 
 
+@pytest.mark.parametrize(
+    ("languages", "missing"), [(None, ["bn", "ja", "ko", "ru", "te"]), (["fi", "ar"], []), (["ar"], [])]
+)
+def test_languages_that_the_questions_lack_are_named(tmp_path, languages, missing):
+    """Of all seven, or of those that were asked for; yes-or-no questions are counted apart."""
+    told = load_xor_retrieve(write_questions(tmp_path), XorRetrieveConfig(languages=languages)).describe()
+    counts = {"ar": {"questions": 2, "skipped": 0}, "fi": {"questions": 2, "skipped": 1}}
+    assert told["languages"] == {lang: own for lang, own in counts.items() if languages is None or lang in languages}
+    assert (told["split"], told["missing"], told["complete"]) == ("dev", missing, not missing)
+    assert told["other_questions"]["ar"] == "2 questions, officially 350"
+
+
 def test_missing_questions_are_named_and_the_official_mean_is_over_the_others(tmp_path, capsys):
     benchmark = load_xor_retrieve(write_questions(tmp_path))
     score = benchmark.score(run_of({"1": ["in Paris"], "2": ["x"], "3": ["in 1999"]}))
@@ -123,6 +135,11 @@ def test_passages_beside_the_questions_come_before_a_tsv_of_the_other_folder(tmp
         ([QUESTIONS[0] | {"answers": []}], 'line 1: "answers" is no list of strings', DataError),
         ([QUESTIONS[0] | {"lang": 3}], 'line 1: no "lang"', DataError),
         ([[]], "line 1: a JSON list, expected an object", DataError),
+        (
+            [QUESTIONS[0], QUESTIONS[2] | {"split": "test"}],
+            "line 2: \"split\" is 'test'; expected questions of dev",
+            DataError,
+        ),
         ([], "no questions", DataError),
     ],
 )

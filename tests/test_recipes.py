@@ -79,10 +79,14 @@ def test_supervised_fine_tuning_is_the_zero_shot_run_but_for_what_its_recipe_nam
 
 def test_one_recipe_a_table() -> None:
     tables = {name: load_config(EvaluateConfig, [str(FOLDER / name)]) for name in EVALUATION}
-    assert set(tables) == {f"evaluate_{name}.yaml" for name in ("tatoeba", "xquad_r", "mrtydi", "xor")}
+    names = ("tatoeba", "tatoeba_112", "xquad_r", "mrtydi", "xor")
+    assert set(tables) == {f"evaluate_{name}.yaml" for name in names}
     tatoeba = tables["evaluate_tatoeba.yaml"].tatoeba
     assert set(tatoeba.languages or ()) == AVERAGES["36"]
     assert (tatoeba.pairs, tatoeba.margin, tatoeba.neighbours) == ("all", True, 4)
+    every = tables["evaluate_tatoeba_112.yaml"]
+    assert every.tatoeba == tatoeba.model_copy(update={"languages": None, "pairs": None})
+    assert every.embed == tables["evaluate_tatoeba.yaml"].embed
     assert tables["evaluate_xquad_r.yaml"].xquad_r.languages is None
     assert tables["evaluate_mrtydi.yaml"].mrtydi.split == "test"
     assert tables["evaluate_xor.yaml"].xor_retrieve.split == "dev"
