@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import re
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 from ccp_ray.endpoint import checked_endpoint
 from ccp_ray.errors import CcpError
+from ccp_ray.head_loss import answers, head_loss_told
 from ccp_ray.log_fields import VARIABLE as LOGS
 from ccp_ray.patience import VARIABLE as PATIENCE
 from ccp_ray.ray_token import demand_token, forget_token
@@ -42,7 +42,6 @@ _ENVIRONMENT = {
     "DS_ACCELERATOR_QUIET": "1",
 }
 _PACKAGES = ("ccp_ray", "jobs", "eval")
-_KNOCK_S = 10.0
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray tells a submitted job's driver in it how the job was submitted
 
 
@@ -113,23 +112,6 @@ def ray_session(address: str | None = None, cpus: int | None = None) -> Iterator
             ray.shutdown()
 
 
-@contextlib.contextmanager
-def head_loss_told(head: str) -> Iterator[None]:
-    """What Ray raises where nobody answers at the head's address any more becomes one CcpError."""
-    from ray.exceptions import RayError
-
-    try:
-        yield
-    except (RayError, RuntimeError, ConnectionError) as error:
-        if isinstance(error, CcpError) or _answers(head):
-            raise
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise CcpError(
-            f"the head of the Ray cluster, {head}, is gone ({reason}). What is committed stays: run the same command "
-            "again on a cluster"
-        ) from error
-
-
 def _start(address: str | None, options: dict[str, Any]) -> bool:
     """Whether the session has a dashboard.
 
@@ -179,16 +161,9 @@ def _check_reachable(address: str) -> None:
         import ray.util
 
         hosts.append(ray.util.get_node_ip_address())  # where Ray looks when it is told a loopback address
-    if any(_answers(f"{name}:{port}") for name in hosts):
+    if any(answers(f"{name}:{port}") for name in hosts):
         return
     raise CcpError(f"cannot reach Ray at {address}: nobody answers there; is the cluster up, and is this its GCS port?")
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S):
-        return True
-    return False
 
 
 def cluster_cpus() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 from s3_servers import free_port
 
 from ccp_ray import ray_token, session
-from ccp_ray.errors import CcpError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -153,19 +151,3 @@ def test_the_packages_that_travel_to_a_cluster_are_there():
     folders = [Path(folder) for folder in session._package_folders()]
     assert [folder.name for folder in folders] == ["ccp_ray", "jobs", "eval"]
     assert all((folder / "__init__.py").is_file() for folder in folders)
-
-
-def test_what_ray_raises_when_its_head_is_lost_becomes_one_error_and_nothing_else_does():
-    with socket.create_server(("127.0.0.1", 0)) as head:
-        address = f"127.0.0.1:{head.getsockname()[1]}"
-        with pytest.raises(ZeroDivisionError), session.head_loss_told(address):
-            raise ZeroDivisionError
-    gone = (
-        rf"the Ray cluster, {address}, is gone \(RuntimeError: closed\)\. What is committed stays: run the same command"
-    )
-    with pytest.raises(CcpError, match=gone), session.head_loss_told(address):
-        raise RuntimeError("closed\nrpc_code: 14")
-    with pytest.raises(CcpError, match=r"^another$"), session.head_loss_told(address):
-        raise CcpError("another")
-    with pytest.raises(KeyError), session.head_loss_told(address):
-        raise KeyError("a bug of ours")
