@@ -136,7 +136,11 @@ def test_the_best_step_has_the_lowest_loss_or_the_highest_mrr() -> None:
 
 
 def test_two_workers_killed_and_run_again_on_s3_end_in_the_same_bits(
-    tuned: Artifact, request_: dict[str, Any], tmp_path: Path, moto_bucket: Bucket
+    tuned: Artifact,
+    request_: dict[str, Any],
+    tmp_path: Path,
+    moto_bucket: Bucket,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The undisturbed run is on a local disk."""
     config = configured(request_, resources=request_["resources"] | {"workers": 2})
@@ -145,7 +149,9 @@ def test_two_workers_killed_and_run_again_on_s3_end_in_the_same_bits(
         finetune(output, config)
     assert find_artifact(output) is None
     with forked_training():
-        resumed, whole = finetune(output, config), finetune(str(tmp_path / "whole"), config)
+        resumed = finetune(output, config)
+        assert "going on from the checkpoint of step" in capsys.readouterr().err
+        whole = finetune(str(tmp_path / "whole"), config)
     assert resumed.fingerprint == whole.fingerprint
     assert verify_artifact(resumed) == []
     assert finetune(output, config).provenance == resumed.provenance  # already done
