@@ -5,8 +5,13 @@
                                                                    └──► pairs.jsonl.gz, DPR's form, for `finetune`
 
 A hit is a positive by its id, or by its text (case, width and blanks aside, with the title or without). It has an
-answer where one of the answers stands in its text; "yes" and "no" are none. Search is that of `ccp_ray.search`, so
-the outcome is the same at any number of shards. The negatives that the sources had are replaced.
+answer where one of the answers stands in its text, title included, be it within longer words. Search is that of
+`ccp_ray.search`, so the outcome is the same at any number of shards. The negatives that the sources had are replaced.
+
+Questions that come with answers alone (XOR's train set) get a positive by distant supervision, as DPR's do: of ranks 1
+to `last` the highest hit whose text, without its title, holds an answer (`ccp_ray.answers`). Some of these passages
+name the answer and say something else; that is the price of data that nobody judged. Questions that no hit answers,
+and those that only yes or no answers, are left out and counted.
 
 Memory: the questions with their positives and answers (1 to 2 kB each, where passages have 100 words), the hits of one
 block, and the index as search holds it. The output goes to a file row by row.
@@ -16,7 +21,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -24,6 +29,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from ccp_ray.answers import Answers
 from ccp_ray.artifact import Artifact, InputRef, Request, open_artifact, open_output
 from ccp_ray.config import StrictModel
 from ccp_ray.documents import fingerprint
@@ -36,13 +42,14 @@ from ccp_ray.ledger import put_file
 from ccp_ray.lines import write_packed
 from ccp_ray.model_source import model_reference
 from ccp_ray.pair_sources import Asked, Passage, SourceConfig, read_source
+from ccp_ray.passages import TITLE_END
 from ccp_ray.progress import Meter
 from ccp_ray.records import BadRow, check_bad_rows
 from ccp_ray.search import Hit, Index
 from ccp_ray.sentences import Quarantine, text_hash
 
 _BLOCK = 1024
-_NO_ANSWERS = {"yes", "no"}
+_YES_OR_NO, _BY_ANSWER, _NOT_FOUND = "questions_of_yes_or_no", "questions_by_answer", "questions_without_passage"
 
 
 class MineConfig(StrictModel):
@@ -98,18 +105,26 @@ def mine(index_uri: str, output: str, config: MineConfig) -> Artifact:
         return target
     with target.unless_refused(), tempfile.TemporaryDirectory(prefix="ccp-ray-") as scratch:
         quarantine = Quarantine(Path(scratch, "rows.jsonl"))
-        asked = list(_usable(config, quarantine))
-        check_bad_rows(quarantine.rows, quarantine.rows + len(asked), config.max_bad_share, quarantine.first)
+        told = Counter({_BY_ANSWER: 0, _NOT_FOUND: 0, _YES_OR_NO: 0})
+        asked = list(_usable(config, quarantine, told))
+        rows = quarantine.rows + told[_YES_OR_NO] + len(asked)
+        check_bad_rows(quarantine.rows, rows, config.max_bad_share, quarantine.first)
         if not asked:
             raise DataError(f"{config.sources[0].files()[0].uri}: no question that could be used")
         path = Path(scratch, "pairs.jsonl.gz")
-        counts = _write_rows(path, _mined(index_uri, asked, config))
+        counts = _write_rows(path, _mined(index_uri, asked, config, told))
+        if not counts:
+            raise DataError(
+                f"{config.sources[0].files()[0].uri}: no passage among ranks 1 to {config.last} holds an answer; "
+                "raise last, or search passages that answer these questions"
+            )
         written = [*quarantine.put(target.uri, "quarantine/rows.jsonl"), put_file(target.store, path.name, path)]
     summary = {
         "questions": len(counts),
         "negatives": sum(counts),
         "questions_with_fewer": sum(count < config.keep for count in counts),
         "quarantined": quarantine.rows,
+        **told,
     }
     return target.finish(written, summary, {"seconds": time.monotonic() - started})
 
@@ -128,25 +143,31 @@ def _write_rows(path: Path, rows: Iterator[dict[str, Any]]) -> list[int]:
     return counts
 
 
-def _usable(config: MineConfig, quarantine: Quarantine) -> Iterator[Asked]:
+def _usable(config: MineConfig, quarantine: Quarantine, told: Counter[str]) -> Iterator[Asked]:
     """The questions, without the negatives that their sources have: they are to be replaced."""
     for source in config.sources:
-        for row in read_source(source):
+        for row in read_source(source, answers_suffice=True):
             if isinstance(row, BadRow):
                 quarantine.add(row)
+            elif not row.positives and not Answers(row.answers):
+                told[_YES_OR_NO] += 1
             else:
                 yield row._replace(negatives=[])
 
 
-def _mined(index_uri: str, asked: Sequence[Asked], config: MineConfig) -> Iterator[dict[str, Any]]:
-    """The questions as DPR's rows, each with its negatives."""
+def _mined(index_uri: str, asked: Sequence[Asked], config: MineConfig, told: Counter[str]) -> Iterator[dict[str, Any]]:
+    """The questions as DPR's rows, each with its negatives; without those that no passage answers."""
     waiting = iter(asked)
     with Index.open(index_uri) as opened, Meter("mine", len(asked), "questions") as meter:
         encode = _question_encoder(opened, config)
         while block := list(islice(waiting, _BLOCK)):
             found = opened.search(encode(block), config.last)
             for one, hits in zip(block, found, strict=True):
-                yield _row(one, hard_negatives(one, hits[config.first - 1 :])[: config.keep])
+                if not one.positives:
+                    one = one._replace(positives=answering(one, hits))
+                    told[_BY_ANSWER if one.positives else _NOT_FOUND] += 1
+                if one.positives:
+                    yield _row(one, list(islice(hard_negatives(one, hits[config.first - 1 :]), config.keep)))
             meter.update(len(block))
 
 
@@ -163,22 +184,23 @@ def _question_encoder(opened: Index, config: MineConfig) -> Any:
     )
 
 
-def hard_negatives(asked: Asked, hits: Sequence[Hit]) -> list[Hit]:
+def answering(asked: Asked, hits: Sequence[Hit]) -> list[Passage]:
+    """The first hit that holds an answer, in its text and not in its title alone; none where there is none."""
+    answers = Answers(asked.answers)
+    found = (hit for hit in hits if answers.holds(hit.text.partition(TITLE_END)[2] or hit.text))
+    return [Passage("", hit.text, hit.id) for hit in islice(found, 1)]
+
+
+def hard_negatives(asked: Asked, hits: Sequence[Hit]) -> Iterator[Hit]:
     """The hits that do not answer the question, in their order, no text twice."""
     ids = {passage.id for passage in asked.positives if passage.id}
     known = {text_hash(text) for passage in asked.positives for text in (passage.whole, passage.text)}
-    answers = [answer for answer in map(_plain, asked.answers) if answer and answer not in _NO_ANSWERS]
-    found = []
+    answers = Answers(asked.answers)
     for hit in hits:
-        plain, key = _plain(hit.text), text_hash(hit.text)
-        if hit.id not in ids and key not in known and not any(answer in plain for answer in answers):
-            found.append(hit)
+        key = text_hash(hit.text)
+        if hit.id not in ids and key not in known and not answers.touches(hit.text):
+            yield hit
             known.add(key)
-    return found
-
-
-def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _row(asked: Asked, negatives: Sequence[Hit]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Questions with the passages that answer them, read from the files the field distributes.
 
     DPR        JSON array or lines: {"question", "answers", "positive_ctxs": [{"title", "text"}], "hard_negative_ctxs"}
-               Natural Questions as DPR has it, XOR's train sets, what `mine` writes ("id" and "lang" besides)
+               Natural Questions as DPR has it, what `mine` writes ("id" and "lang" besides); XOR's train set, as it is
+               distributed, has answers and no passages: see `mine`
     Tevatron   JSON lines: {"query_id", "query", "positive_passages": [{"docid", "title", "text"}], "negative_passages"}
     SQuAD      {"data": [{"title", "paragraphs": [{"context", "qas": [{"id", "question", "answers"}]}]}]}: SQuAD, XQuAD
     Mr.TyDi    topics (`qid<TAB>question`), TREC qrels, documents ({"id", "contents"}); has no negatives: see `mine`
@@ -25,7 +26,7 @@ from ccp_ray.errors import DataError
 from ccp_ray.json_stream import read_objects
 from ccp_ray.judged import read_qrels, read_topics
 from ccp_ray.lines import SourceFile, source_file
-from ccp_ray.passages import joined
+from ccp_ray.passages import TITLE_END, joined
 from ccp_ray.records import BadRow
 from ccp_ray.text_lines import numbered_lines
 
@@ -68,7 +69,7 @@ class Passage(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A question, the passages that answer it (one or more), and those that only look like it, hardest first."""
+    """A question, the passages that answer it, and those that only look like it, hardest first."""
 
     id: str
     lang: str
@@ -78,13 +79,13 @@ class Asked(NamedTuple):
     negatives: list[Passage]
 
 
-def read_source(source: SourceConfig) -> Iterator[Asked | BadRow]:
-    """All questions of a source, in its order.
+def read_source(source: SourceConfig, answers_suffice: bool = False) -> Iterator[Asked | BadRow]:
+    """All questions of a source, in its order. answers_suffice: also rows of a file that have no passage, but answers.
 
     Raises UsageError for a file that is not there, DataError naming the line of one that is broken as a whole.
     """
     if source.file is not None:
-        yield from _read_file(source.file, source.lang)
+        yield from _read_file(source.file, source.lang, answers_suffice)
     else:
         yield from _read_judged(source.topics or "", source.qrels or "", source.docs or "", source.lang)
 
@@ -93,13 +94,13 @@ class _UnusableError(Exception):
     """What is wrong with a row."""
 
 
-def _read_file(uri: str, lang: str) -> Iterator[Asked | BadRow]:
+def _read_file(uri: str, lang: str, answers_suffice: bool) -> Iterator[Asked | BadRow]:
     for place, value in read_objects(uri):
         if isinstance(value, dict) and isinstance(value.get("data"), list):
             yield from _squad(uri, value["data"], lang)
             continue
         name = place.partition(",")[0].replace(" ", "-")
-        yield _usable(functools.partial(_row, value, name, lang), uri, place, value)
+        yield _usable(functools.partial(_row, value, name, lang), uri, place, value, answers_suffice)
 
 
 def _row(value: Any, name: str, lang: str) -> Asked:
@@ -115,9 +116,10 @@ def _row(value: Any, name: str, lang: str) -> Asked:
             _passages(value, "positive_passages"),
             _passages(value, "negative_passages"),
         )
-    if "question" not in value or "positive_ctxs" not in value:
+    if "question" not in value or not {"positive_ctxs", "answers"} & value.keys():
         raise _UnusableError(
-            'neither "question" and "positive_ctxs" (DPR) nor "query" and "positive_passages" (Tevatron)'
+            'neither "question" and "positive_ctxs" (DPR) or "answers" (XOR), nor "query" and "positive_passages" '
+            "(Tevatron)"
         )
     return Asked(
         _identity(value, ("id",), name),
@@ -129,14 +131,19 @@ def _row(value: Any, name: str, lang: str) -> Asked:
     )
 
 
-def _usable(make: Callable[[], Asked], uri: str, place: str, value: Any) -> Asked | BadRow:
+def _usable(
+    make: Callable[[], Asked], uri: str, place: str, value: Any, answers_suffice: bool = False
+) -> Asked | BadRow:
     """What `make` makes of a row, or what is wrong with it."""
     try:
         asked = make()
         if not asked.question.strip():
             raise _UnusableError("the question is empty")
-        if not asked.positives:
-            raise _UnusableError("no positive passage")
+        answered = any(answer.strip() for answer in asked.answers)
+        if not asked.positives and not (answered and answers_suffice):
+            raise _UnusableError(
+                "no positive passage" + (", which `ccp-ray mine` finds by the answers" if answered else "")
+            )
     except _UnusableError as error:
         return BadRow(uri, place, str(error), json.dumps(value)[:_SAMPLE])  # in ASCII: it may hold half characters
     return asked
@@ -194,7 +201,7 @@ def _judged_passages(docs: str, wanted: set[str]) -> dict[str, Passage]:
         try:
             row = json.loads(line)
             name, contents = row["id"], row["contents"]
-            title, blank, text = contents.partition("\n\n")
+            title, blank, text = contents.partition(TITLE_END)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DataError(f'{docs}, line {number}: expected a JSON object with "id" and "contents"') from None
         if name in wanted:

@@ -23,6 +23,7 @@ from typing import Any
 
 PASSAGE_COLUMNS = ("id", "text", "title")
 CONTENTS = "contents"
+TITLE_END = "\n\n"
 _NEXT = "next"
 
 
@@ -48,7 +49,7 @@ def with_text(fields: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def joined(title: str | None, text: str) -> str:
     """Title and text as one text to encode."""
-    return f"{title}\n\n{text}" if title else text
+    return f"{title}{TITLE_END}{text}" if title else text
 
 
 def tsv_line(id: str, text: str, title: str) -> str:

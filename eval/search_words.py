@@ -10,17 +10,13 @@ numbers are a little lower there.
 from __future__ import annotations
 
 import re
-import sys
 import unicodedata
 
-_UNSPACED = (
-    "\u3005\u3006\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-    "\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff"
-)
-_MARKS = "".join(re.escape(chr(n)) for n in range(sys.maxunicode) if unicodedata.category(chr(n))[0] == "M")
-_RUN = re.compile(rf"[\w{_MARKS}]+")
-_PART = re.compile(rf"[{_UNSPACED}]+|[^{_UNSPACED}]+")
-_IS_UNSPACED = re.compile(rf"[{_UNSPACED}]")
+from ccp_ray.characters import UNSPACED, of_category
+
+_RUN = re.compile(rf"[\w{of_category('M')}]+")
+_PART = re.compile(rf"[{UNSPACED}]+|[^{UNSPACED}]+")
+_IS_UNSPACED = re.compile(rf"[{UNSPACED}]")
 
 
 def search_words(text: str) -> list[str]:

@@ -25,7 +25,7 @@ _ROW_BYTES = 700  # of a passage in the output, unpacked
 
 def plan_mine(config: MineConfig, encoder: str | None, passages: str | None, index: str | None) -> Plan:
     """Of an index that is there, or of an encoder and passages. Raises UsageError and DataError as the run would."""
-    asked = count_questions(config.sources, 0)
+    asked = count_questions(config.sources, 0, answers_suffice=True)
     found = _of_index(config, index) if index is not None else _of_passages(config, encoder or "", passages or "")
     encoding = _encoding(config, asked, found.asking) / (MODEL_SHARE * matmul_flops() * machine_cpus())
     search = 2.0 * found.dimensions * found.rows * asked.questions / (SEARCH_SHARE * matmul_flops() * machine_cpus())

@@ -15,7 +15,6 @@ from ccp_ray.errors import DataError
 from ccp_ray.judged import read_topics
 from ccp_ray.lines import SourceFile
 from ccp_ray.pair_sources import Asked, SourceConfig, read_source
-from ccp_ray.records import BadRow
 from ccp_ray.sentences import text_hash
 from jobs.row_counts import READ_BYTES, count_rows, head
 
@@ -46,12 +45,12 @@ class QuestionCounts(NamedTuple):
         return min(most, self.passage_bytes / _BYTES_A_TOKEN + 2)
 
 
-def count_questions(sources: Sequence[SourceConfig], negatives: int) -> QuestionCounts:
-    """Of all sources together; `negatives` of a question are kept.
+def count_questions(sources: Sequence[SourceConfig], negatives: int, answers_suffice: bool = False) -> QuestionCounts:
+    """Of all sources together; `negatives` of a question are kept. answers_suffice: as of `read_source`.
 
     Raises UsageError for a file that is not there, DataError for one that is broken, or without a question.
     """
-    found = [_of_source(source, negatives) for source in sources]
+    found = [_of_source(source, negatives, answers_suffice) for source in sources]
     count, passages = sum(one.questions for one in found), sum(one.passages for one in found)
     return QuestionCounts(
         count,
@@ -62,17 +61,16 @@ def count_questions(sources: Sequence[SourceConfig], negatives: int) -> Question
     )
 
 
-def _of_source(source: SourceConfig, negatives: int) -> QuestionCounts:
-    files = source.files()
+def _of_source(source: SourceConfig, negatives: int, answers_suffice: bool) -> QuestionCounts:
+    files, usable = source.files(), (row for row in read_source(source, answers_suffice) if isinstance(row, Asked))
     if sum(file.bytes for file in files) <= READ_BYTES:
-        return _measured(source, (row for row in read_source(source) if isinstance(row, Asked)), negatives)
+        return _measured(source, usable, negatives)
     if source.file is None:
         topics = read_topics(source.topics or "").values()
         rows = count_rows(source.docs or "")
         mean = sum(len(question.encode()) for question in topics) / len(topics)
         return QuestionCounts(len(topics), len(topics), mean, rows.bytes / max(rows.rows, 1), False)
-    first = (row for row in islice(read_source(source), _SAMPLE) if not isinstance(row, BadRow))
-    sample, count = _measured(source, first, negatives), _fields(files[0])
+    sample, count = _measured(source, islice(usable, _SAMPLE), negatives), _fields(files[0])
     return sample._replace(questions=count, passages=round(count * sample.passages / sample.questions), exact=False)
 
 
@@ -87,7 +85,7 @@ def _measured(source: SourceConfig, rows: Iterable[Asked], negatives: int) -> Qu
         passage_bytes += sum(len(text.encode()) for text in named)
     if not count:
         raise DataError(f"{source.files()[0].uri}: no question that could be used")
-    return QuestionCounts(count, len(distinct), question_bytes / count, passage_bytes / texts, True)
+    return QuestionCounts(count, len(distinct), question_bytes / count, passage_bytes / max(texts, 1), True)
 
 
 def _fields(file: SourceFile) -> int:

@@ -35,7 +35,11 @@ class Ranks:
         meeting = str(Path(self._folder.name, "store"))
         pipes = [_CONTEXT.Pipe(duplex=False) for _ in range(world)]
         self.processes = [
-            _CONTEXT.Process(target=_run, args=(pipes[rank][1], rank, world, meeting, function, arguments), daemon=True)
+            _CONTEXT.Process(
+                target=_run,
+                args=(pipes[rank][1], rank, world, meeting, dict(os.environ), function, arguments),
+                daemon=True,
+            )
             for rank in range(world)
         ]
         for process in self.processes:
@@ -91,8 +95,15 @@ def wait_until(condition: Callable[[], bool], seconds: float = 240.0, every: flo
 
 
 def _run(
-    end: Connection, rank: int, world: int, meeting: str, function: Callable[..., Any], arguments: tuple[Any, ...]
+    end: Connection,
+    rank: int,
+    world: int,
+    meeting: str,
+    environment: dict[str, str],
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
+    os.environ |= environment  # a test's own: the server that forks has that of the first test
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), "DS_ACCELERATOR_QUIET": "1"}
     import torch
     import torch.distributed as dist

@@ -1,6 +1,6 @@
 """Fine-tuning as a job: what it leaves, killed and run again, the best step, and what a bad request is told.
 
-Ray Train runs `tuned`; the other trainings are forked.
+Ray Train runs `tuned`; the other trainings are forked, two of them as two workers.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import pair_files
 import pytest
 import tiny_models
+from s3_servers import Bucket
 from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
 from without_ray import KilledError, forked_training
@@ -22,6 +23,7 @@ from ccp_ray.checkpoint_export import export_checkpoint
 from ccp_ray.config import build_config
 from ccp_ray.encoder import Encoder
 from ccp_ray.errors import DataError, UsageError
+from ccp_ray.finetune import best_step
 from ccp_ray.finetune_config import FinetuneConfig
 from ccp_ray.finetune_job import finetune
 from ccp_ray.finetune_worker import load_encoders
@@ -123,17 +125,38 @@ def test_another_choice_exports_another_step(
     assert [row for row in rows(last) if "probe" not in row] == [row for row in rows(tuned) if "probe" not in row]
 
 
-def test_killed_and_run_again_the_weights_are_the_same_bits(
-    tuned: Artifact, request_: dict[str, Any], tmp_path: Path
+def test_the_best_step_has_the_lowest_loss_or_the_highest_mrr() -> None:
+    dev = {0: (0.1, 0.9), 4: (3.0, 0.5), 8: (1.0, 0.2), 12: (1.0, 0.5), 16: (2.0, 0.4)}
+    rows = [{"step": step, "dev": {"loss": loss, "mrr": mrr}} for step, (loss, mrr) in dev.items()]
+    rows.insert(2, {"step": 5, "loss": 0.01})
+    assert best_step(rows, "loss") == 8
+    assert best_step(rows, "mrr") == 4
+    assert best_step(rows, "last") is None
+    assert best_step(rows[:1], "loss") is None  # the encoder that training starts from is no step of it
+
+
+def test_two_workers_killed_and_run_again_on_s3_end_in_the_same_bits(
+    tuned: Artifact,
+    request_: dict[str, Any],
+    tmp_path: Path,
+    moto_bucket: Bucket,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    output = str(tmp_path / "killed")
+    """The undisturbed run is on a local disk."""
+    config = configured(request_, resources=request_["resources"] | {"workers": 2})
+    output = f"{moto_bucket.uri}/killed"
     with pytest.raises(KilledError), forked_training(killed=True):
-        finetune(output, configured(request_))
+        finetune(output, config)
     assert find_artifact(output) is None
     with forked_training():
-        resumed = finetune(output, configured(request_))
-    assert resumed.fingerprint == tuned.fingerprint
-    assert finetune(output, configured(request_)).provenance == resumed.provenance  # already done
+        resumed = finetune(output, config)
+        assert "going on from the checkpoint of step" in capsys.readouterr().err
+        whole = finetune(str(tmp_path / "whole"), config)
+    assert resumed.fingerprint == whole.fingerprint
+    assert verify_artifact(resumed) == []
+    assert finetune(output, config).provenance == resumed.provenance  # already done
+    losses = [[row["loss"] for row in rows(one) if "probe" not in row] for one in (resumed, tuned)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # of one worker: other sums, the same training
 
 
 def test_two_encoders_by_cosine_are_two_folders(request_: dict[str, Any], ray_local: None, tmp_path: Path) -> None:

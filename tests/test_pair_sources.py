@@ -88,6 +88,21 @@ def test_squads_questions_without_an_answer_are_left_out_and_are_no_bad_rows(tmp
     assert [row.id for row in good(file(tmp_path, json.dumps(both)))] == ["a"]
 
 
+def test_xors_train_questions_have_answers_and_are_for_mining(tmp_path: Path) -> None:
+    rows = [
+        {"id": "-27", "question": "?", "answers": ["1917"], "lang": " ar", "split": "train"},
+        {"id": "-28", "question": "?", "answers": [" "], "lang": "te", "split": "train"},
+    ]
+    source = file(tmp_path, "\n".join(map(json.dumps, rows)))
+    found, bad = read_source(source, answers_suffice=True)
+    assert found == Asked("-27", "ar", "?", ["1917"], [], [])
+    assert isinstance(bad, BadRow)
+    assert bad.reason == "no positive passage"
+    refused, _ = read_source(source)
+    assert isinstance(refused, BadRow)
+    assert refused.reason == "no positive passage, which `ccp-ray mine` finds by the answers"
+
+
 def judged(folder: Path, topics: str, qrels: str, docs: str) -> SourceConfig:
     for name, text in (("topics.tsv", topics), ("qrels.txt", qrels), ("docs.jsonl", docs)):
         (folder / name).write_text(text)

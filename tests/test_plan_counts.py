@@ -122,6 +122,16 @@ def test_questions_of_large_files_are_counted_by_a_field_that_each_row_has(
     assert found.passage_bytes == pytest.approx(exact.passage_bytes, rel=0.05)
 
 
+def test_questions_with_answers_alone_are_counted_where_passages_are_looked_for(tmp_path: Path) -> None:
+    row = {"id": "1", "question": "wer?", "answers": ["me"], "lang": "de"}
+    (tmp_path / "xor.jsonl").write_text("\n".join(map(json.dumps, [row] * 3)))
+    source = SourceConfig(file=str(tmp_path / "xor.jsonl"))
+    found = count_questions([source], 0, answers_suffice=True)
+    assert (found.questions, found.passages, found.question_bytes) == (3, 0, 4)
+    with pytest.raises(DataError, match="no question that could be used"):
+        count_questions([source], 0)
+
+
 def test_questions_of_several_sources_are_added_up(tmp_path: Path) -> None:
     (tmp_path / "topics.tsv").write_text("1\twho?\n2\twhere is it?\n")
     (tmp_path / "qrels.txt").write_text("1 Q0 a 1\n2 Q0 b 1\n")
