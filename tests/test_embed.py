@@ -14,8 +14,9 @@ import torch
 
 from ccp_ray import embed_stream
 from ccp_ray.artifact import Artifact, Output, Request, open_output
-from ccp_ray.embed import embed
+from ccp_ray.embed import _check_gpu, _stream, embed
 from ccp_ray.embed_config import EmbedConfig, EmbedResources
+from ccp_ray.embed_plan import Piece
 from ccp_ray.embed_stream import LEDGER, Encode, Tokenise, commit_piece
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.encoder import Encoder
@@ -62,6 +63,10 @@ def texts(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def whole(ray_local, encoder, texts, tmp_path_factory) -> Artifact:
     return embed(encoder, str(texts), str(tmp_path_factory.mktemp("whole") / "embeddings"), CONFIG)
+
+
+def with_resources(**resources: Any) -> EmbedConfig:
+    return CONFIG.model_copy(update={"resources": EmbedResources(**resources)})
 
 
 def rows_of(artifact: Artifact) -> tuple[np.ndarray, list[dict[str, str]]]:
@@ -219,6 +224,55 @@ def test_a_store_that_forbids_writing_is_an_error_in_words(piece, encoder, outpu
     monkeypatch.setattr(LocalStore, "write", refuse)
     with pytest.raises(StoreError, match="permission denied"):
         raise_carried(commit_piece(row, output.uri)["error"])
+
+
+def test_without_a_gpu_an_encoder_runs_on_the_cpu_whatever_its_node_has(piece, encoder, output, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # of the node; Ray hides it from no worker
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    settings = with_resources(gpu=False).model_dump_json()
+    assert Encode(encoder, settings, output.uri).encoder.model.device.type == "cpu"
+    assert Entry.model_validate_json(through(piece, encoder, output, with_resources(gpu=False))["entry"]).rows == 6
+
+
+class Recorder:
+    """A Ray Data set that keeps what is mapped over it."""
+
+    def __init__(self) -> None:
+        self.maps: dict[Any, dict[str, Any]] = {}
+
+    def map(self, work: Any, **options: Any) -> Recorder:
+        self.maps[work] = options
+        return self
+
+    def set_name(self, name: str) -> None: ...
+
+    def iter_rows(self) -> Any:
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "reserved", "told"),
+    [(None, 0, None, False), (None, 2, 1, None), (False, 2, None, False), (True, 2, 1, True)],
+)
+def test_workers_are_told_to_stay_off_gpus_that_they_did_not_get(ray_local, monkeypatch, asked, gpus, reserved, told):
+    recorder = Recorder()
+    monkeypatch.setattr("ray.data.from_items", lambda *_, **__: recorder)
+    monkeypatch.setattr("ccp_ray.embed.cluster_gpus", lambda: gpus)
+    _stream([Piece("p", "/", "rows.parquet", 6, "ab" * 32)], "encoder", "/out", with_resources(gpu=asked))
+    options = recorder.maps[Encode]
+    assert options.get("num_gpus") == reserved
+    assert EmbedConfig.model_validate_json(options["fn_constructor_args"][1]).resources.gpu is told
+
+
+def test_who_says_how_many_workers_shall_wait_for_gpus_waits_in_words(monkeypatch, capsys):
+    monkeypatch.setattr("ccp_ray.embed.cluster_gpus", lambda: 0)
+    _check_gpu(with_resources(gpu=True, workers=(1, 8)))
+    assert "embed: waiting for a GPU, the cluster has 0 (resources.gpu=true" in capsys.readouterr().err
+    for fine in (with_resources(gpu=False), with_resources()):
+        _check_gpu(fine)
+    monkeypatch.setattr("ccp_ray.embed.cluster_gpus", lambda: 1)
+    _check_gpu(with_resources(gpu=True))
+    assert capsys.readouterr().err == ""
 
 
 def test_reuse_of_what_is_no_embedding_or_was_altered_is_refused(whole, encoder, texts, tmp_path, small_run):
