@@ -177,7 +177,6 @@ def _finish(
         "truncated": sum(entry.info["truncated"] for entry in ordered),
         "quarantined": imported.quarantined if imported else 0,
         "tokens": sum(entry.info["tokens"] for entry in ordered),
-        "padding_efficiency": sum(e.info["tokens"] for e in ordered) / sum(e.info["padded"] for e in ordered),
     }
     files = [index, *(record for entry in entries.values() for record in entry.files)]
     return target.finish(files + (imported.files if imported else []), summary, _measured(entries, seconds))
@@ -187,5 +186,8 @@ def _measured(entries: dict[str, Entry], seconds: float) -> dict[str, Any]:
     limits = [entry.info["token_limit"] for entry in entries.values() if entry.info["token_limit"]]
     if limits:
         say(f"embed: out of memory in some batches; they ran with a token budget of {min(limits):,} (token_budget)")
-    encoding = sum(entry.info["seconds"] for entry in entries.values())
-    return {"seconds": seconds, "encoding_seconds": encoding} | ({"token_limit": min(limits)} if limits else {})
+    encoding, tokens, padded = (
+        sum(entry.info[name] for entry in entries.values()) for name in ("seconds", "tokens", "padded")
+    )
+    measured = {"seconds": seconds, "encoding_seconds": encoding, "padding_efficiency": tokens / padded}
+    return measured | ({"token_limit": min(limits)} if limits else {})
