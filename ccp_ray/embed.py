@@ -179,10 +179,30 @@ def _finish(
         "tokens": sum(entry.info["tokens"] for entry in ordered),
     }
     files = [index, *(record for entry in entries.values() for record in entry.files)]
+    _tell_mixture(ordered)
     return target.finish(files + (imported.files if imported else []), summary, _measured(entries, seconds))
 
 
+def _tell_mixture(entries: Sequence[Entry]) -> None:
+    """Say where workers of different hardware chose different precisions."""
+    rows: Counter[str] = Counter()
+    for entry in entries:
+        rows[entry.info["precision"]] += entry.rows
+    if len(rows) > 1:
+        pieces = Counter(entry.info["precision"] for entry in entries)
+        each = (
+            f"{count:,} piece{'s' * (count != 1)} ({rows[name]:,} rows) in {name}"
+            for name, count in sorted(pieces.items())
+        )
+        say(
+            f"embed: {' and '.join(each)}, as precision=auto takes what a worker's hardware has; for one precision in "
+            "all, set precision=fp32 or precision=bf16 and embed to another --output",
+            level="warning",
+        )
+
+
 def _measured(entries: dict[str, Entry], seconds: float) -> dict[str, Any]:
+    """Times and speeds; padding is among them, as it depends on the token budget and the device."""
     limits = [entry.info["token_limit"] for entry in entries.values() if entry.info["token_limit"]]
     if limits:
         say(f"embed: out of memory in some batches; they ran with a token budget of {min(limits):,} (token_budget)")
