@@ -15,11 +15,20 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ccp_ray.artifact import Artifact, InputRef, Output, Request, digest_json, open_artifact, open_output
+from ccp_ray.artifact import (
+    Artifact,
+    InputRef,
+    Output,
+    Request,
+    digest_json,
+    find_artifact,
+    open_artifact,
+    open_output,
+)
 from ccp_ray.calibration import unit as unit  # what search does to queries is what is done to rows
 from ccp_ray.config import semantic
 from ccp_ray.embeddings import Embeddings
-from ccp_ray.errors import DataError
+from ccp_ray.errors import CcpError, DataError
 from ccp_ray.index_config import IndexConfig as IndexConfig
 from ccp_ray.index_factory import Choice, Size, choose, train_rows
 from ccp_ray.index_gpu import GpuUse, check_gpu, gpu_of_task, tell_cpu
@@ -101,8 +110,10 @@ def index(
         return target
     say(f"index: {task.choice.factory}, {task.choice.reason}")
     with target.unless_refused(), ray_session():
-        built = _build(target, task)
-        merged = _merge(target, task, built) if task.config.merge and len(built.shards) > 1 else built
+        made = _make(target, task)
+    if isinstance(made, Artifact):
+        return made
+    built, merged = made
     held = sum(merged.entries[shard.name].rows for shard in merged.shards)
     if held != task.size.rows:
         raise DataError(f"{output}: the shards hold {held:,} rows of {task.size.rows:,}; two pieces share a name")
@@ -132,6 +143,22 @@ def plan_task(embeddings: str, config: IndexConfig, calibration: str | None = No
     choice = choose(size, config, [artifact.summary.get("factory", "") for artifact in earlier])
     check_gpu(config.resources.gpu, choice.anatomy)
     return Task(reader, inputs, config, choice, size, earlier)
+
+
+def _make(target: Output, task: Task) -> tuple[Built, Built] | Artifact:
+    """What is built, and what that is once merged; the artifact, where another run of this output has finished it.
+
+    That run deletes the shards that it has merged, and this one may be about to read them.
+    """
+    try:
+        built = _build(target, task)
+        return built, _merge(target, task, built) if task.config.merge and len(built.shards) > 1 else built
+    except CcpError:
+        finished = find_artifact(target.uri)
+        if finished is None:
+            raise
+        say("index: another run of this output has finished it meanwhile")
+        return finished
 
 
 def _build(target: Output, task: Task) -> Built:
