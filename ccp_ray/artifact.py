@@ -32,9 +32,11 @@ from ccp_ray.config import StrictModel
 from ccp_ray.errors import DataError, DriftError, UsageError
 from ccp_ray.faults import reach
 from ccp_ray.ledger import FileRecord, Ledger, check_file
+from ccp_ray.progress import say
 from ccp_ray.storage import Store, open_store
 
 MANIFEST, JOB, RUN, _STOP = "artifact.json", "_job.json", "_run.json", "_stop"
+_told: set[str] = set()  # buckets that ignore conditional PUT
 _PACKAGES = ("ccp-ray", "ray", "torch", "transformers", "tokenizers", "deepspeed", "faiss-cpu", "numpy", "pyarrow")
 
 
@@ -191,9 +193,21 @@ def open_output(uri: str, request: Request) -> Output | Artifact:
         except ValueError:
             raise DataError(f"{store.uri(JOB)}: not written by this program, or damaged; remove the folder") from None
         _refuse_drift(uri, started, request, "holds another unfinished job")
+    _tell_races(store)
     output = Output(store, request, fresh)
     output.unstop()  # a run may have been killed while it ended
     return output
+
+
+def _tell_races(store: Store) -> None:
+    """Say once a bucket and process that of two writers of an entry the last wins."""
+    bucket = "/".join(store.root.split("/")[:3])
+    if bucket not in _told and not store.conditional_writes():
+        _told.add(bucket)
+        say(
+            f"{bucket}: the store ignores conditional PUT; of two jobs that commit one piece at the same time the last "
+            "one's entry stands, and all stays whole"
+        )
 
 
 def stopped(store: Store) -> bool:

@@ -23,7 +23,7 @@ from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.embed_plan import Piece, corpus_plan, imported_plan
 from ccp_ray.embed_reuse import reuse_pieces
 from ccp_ray.embed_stream import LEDGER, STAGE, Encode, Tokenise, commit_piece
-from ccp_ray.errors import DataError
+from ccp_ray.errors import DataError, UsageError
 from ccp_ray.faults import reach
 from ccp_ray.ledger import Entry, Ledger, put_bytes
 from ccp_ray.log_fields import log_fields
@@ -32,7 +32,7 @@ from ccp_ray.piece_telemetry import PieceTelemetry
 from ccp_ray.pieces import collect, done_in_order, outstanding
 from ccp_ray.progress import Meter, say
 from ccp_ray.rows import Imported, import_rows, texts_reference
-from ccp_ray.session import ray_session
+from ccp_ray.session import cluster_cpus, cluster_gpus, ray_session
 
 # A worker loads torch and the model before its first row: 5 s and more of a CPU, which a few rows do not pay back.
 _WORKER_ROWS = 256
@@ -54,6 +54,7 @@ def embed(
         return target
     started = time.monotonic()
     with target.unless_refused(), ray_session():
+        _check_gpu(config)
         plan, imported = _plan(target, texts, inputs[0], config)
         names = {piece.name: piece.rows for piece in plan}
         left = outstanding(target, "pieces", names)
@@ -108,6 +109,7 @@ def _stream(todo: list[Piece], encoder: str, output: str, config: EmbedConfig) -
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
     use_gpu, (least, most), tokenizers = _sizes(config, len(todo), sum(piece.rows for piece in todo))
+    config = config if use_gpu else config.on_cpu()
     # Tasks around the model must find room beside it, on one CPU too: 0.7 + 0.2 + 0.1.
     placement: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0.7} if use_gpu else {"num_cpus": 0.7}
     actor = (encoder, config.model_dump_json(), output)
@@ -125,12 +127,24 @@ def _stream(todo: list[Piece], encoder: str, output: str, config: EmbedConfig) -
     return dataset.iter_rows()
 
 
+def _check_gpu(config: EmbedConfig) -> None:
+    """Refuse GPUs that nothing will bring; actors would wait for ever.
+
+    A cluster that grows has none before somebody asks: who says how many workers shall wait for some, waits.
+    """
+    if not config.resources.gpu or cluster_gpus():
+        return
+    if config.resources.workers is None:
+        raise UsageError(
+            "resources.gpu=true, but the Ray cluster has no GPU; add a node with one, leave it out to encode on CPUs, "
+            "or set resources.workers to wait for some, where the cluster grows by itself"
+        )
+    say("embed: waiting for a GPU, the cluster has 0 (resources.gpu=true, resources.workers)")
+
+
 def _sizes(config: EmbedConfig, pieces: int, rows: int) -> tuple[bool, tuple[int, int], int]:
     """Whether on GPUs, the least and most workers, and the most tokenizers, for what is left to do."""
-    import ray
-
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+    cpus, gpus = cluster_cpus(), cluster_gpus()
     asked = config.resources
     use_gpu = gpus > 0 if asked.gpu is None else asked.gpu
     if isinstance(asked.workers, tuple):
@@ -163,15 +177,37 @@ def _finish(
         "truncated": sum(entry.info["truncated"] for entry in ordered),
         "quarantined": imported.quarantined if imported else 0,
         "tokens": sum(entry.info["tokens"] for entry in ordered),
-        "padding_efficiency": sum(e.info["tokens"] for e in ordered) / sum(e.info["padded"] for e in ordered),
     }
     files = [index, *(record for entry in entries.values() for record in entry.files)]
+    _tell_mixture(ordered)
     return target.finish(files + (imported.files if imported else []), summary, _measured(entries, seconds))
 
 
+def _tell_mixture(entries: Sequence[Entry]) -> None:
+    """Say where workers of different hardware chose different precisions."""
+    rows: Counter[str] = Counter()
+    for entry in entries:
+        rows[entry.info["precision"]] += entry.rows
+    if len(rows) > 1:
+        pieces = Counter(entry.info["precision"] for entry in entries)
+        each = (
+            f"{count:,} piece{'s' * (count != 1)} ({rows[name]:,} rows) in {name}"
+            for name, count in sorted(pieces.items())
+        )
+        say(
+            f"embed: {' and '.join(each)}, as precision=auto takes what a worker's hardware has; for one precision in "
+            "all, set precision=fp32 or precision=bf16 and embed to another --output",
+            level="warning",
+        )
+
+
 def _measured(entries: dict[str, Entry], seconds: float) -> dict[str, Any]:
+    """Times and speeds; padding is among them, as it depends on the token budget and the device."""
     limits = [entry.info["token_limit"] for entry in entries.values() if entry.info["token_limit"]]
     if limits:
         say(f"embed: out of memory in some batches; they ran with a token budget of {min(limits):,} (token_budget)")
-    encoding = sum(entry.info["seconds"] for entry in entries.values())
-    return {"seconds": seconds, "encoding_seconds": encoding} | ({"token_limit": min(limits)} if limits else {})
+    encoding, tokens, padded = (
+        sum(entry.info[name] for entry in entries.values()) for name in ("seconds", "tokens", "padded")
+    )
+    measured = {"seconds": seconds, "encoding_seconds": encoding, "padding_efficiency": tokens / padded}
+    return measured | ({"token_limit": min(limits)} if limits else {})

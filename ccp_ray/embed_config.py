@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ccp_ray.config import StrictModel, semantic
+from ccp_ray.config import AS_RESOURCE, StrictModel, semantic
 from ccp_ray.encoder_config import Pooling
 from ccp_ray.worker_range import WorkerRange
 
@@ -36,7 +36,10 @@ class EmbedConfig(StrictModel):
     max_tokens: int | None = Field(default=None, ge=4, description="None: as the encoder's folder says")
     prompt: str | None = Field(default=None, description="put before every text; None: the folder's default prompt")
     token_budget: int | None = Field(
-        default=None, ge=64, description="padded tokens a forward pass; None: as suits the device"
+        default=None,
+        ge=64,
+        description="padded tokens a forward pass; None: as suits the device; changing it continues the same work",
+        json_schema_extra=AS_RESOURCE,
     )
     split: Literal["train", "dev"] | None = Field(default=None, description="of a corpus; None: both")
     limit: int | None = Field(default=None, ge=1, description="rows of each language, the first ones; None: all")
@@ -45,6 +48,10 @@ class EmbedConfig(StrictModel):
     )
     piece_rows: int = Field(default=65_536, ge=1, description="rows a piece when texts are not a corpus")
     resources: EmbedResources = EmbedResources()
+
+    def on_cpu(self) -> EmbedConfig:
+        """The same for workers that have no GPU."""
+        return self.model_copy(update={"resources": self.resources.model_copy(update={"gpu": False})})
 
     def of_a_row(self) -> dict[str, Any]:
         """The part that decides what vector a row gets."""

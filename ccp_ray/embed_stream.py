@@ -101,16 +101,17 @@ class Encode:
         import torch
 
         from ccp_ray.encoder import Encoder
-        from ccp_ray.hardware import resolve
+        from ccp_ray.hardware import device, resolve
 
         torch.set_num_threads(1)  # one actor a CPU: threads of several would only fight
         self.config = EmbedConfig.model_validate_json(settings)
         self.output = open_store(output)
-        self.precision = resolve(self.config.precision)
         self.failure: CcpError | None = None
         try:
-            pooling, prompt = self.config.pooling, self.config.prompt
-            self.encoder = Encoder.load(encoder, precision=self.precision, pooling=pooling, prompt=prompt).packed()
+            where, pooling, prompt = device(self.config.resources.gpu), self.config.pooling, self.config.prompt
+            self.precision = precision = resolve(self.config.precision, where)
+            loaded = Encoder.load(encoder, precision=precision, pooling=pooling, prompt=prompt, where=where)
+            self.encoder = loaded.packed()
         except CcpError as error:
             self.failure = error
 

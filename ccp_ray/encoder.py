@@ -71,14 +71,15 @@ class Encoder:
         precision: Literal["fp32", "bf16"] = "fp32",
         pooling: Pooling | None = None,
         prompt: str | None = None,
+        where: torch.device | None = None,
     ) -> Encoder:
-        """Load from any model source, in evaluation mode, on this process's device.
+        """Load from any model source, in evaluation mode, onto a device (None: this process's).
 
         `pooling` and `prompt` override what the folder says. Raises UsageError for a folder that is not a model.
         """
         folder = local_model(source)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        model = from_folder(_auto_class(folder), folder, dtype).to(device()).eval()
+        model = from_folder(_auto_class(folder), folder, dtype).to(where or device()).eval()
         model.config.use_cache = False  # decoders keep every layer's keys otherwise
         return cls._of_folder(folder, model, pooling, prompt)
 

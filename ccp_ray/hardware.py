@@ -6,26 +6,39 @@ from typing import Literal
 
 import torch
 
+from ccp_ray.errors import CcpError
+
 Precision = Literal["auto", "fp32", "bf16"]
 
 
-def device() -> torch.device:
-    """The GPU that Ray gave this process, else the CPU."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+def device(gpu: bool | None = None) -> torch.device:
+    """The GPU that Ray gave this process, else the CPU. gpu: True for a GPU, False for the CPU; None: a GPU if it can.
+
+    A worker that asked Ray for no GPU sees those of its node all the same (Ray leaves CUDA_VISIBLE_DEVICES alone, as
+    `session` tells it to), so who wants the CPU must say so. Raises CcpError for True where torch sees no GPU.
+    """
+    seen = gpu is not False and torch.cuda.is_available()
+    if gpu and not seen:
+        build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
+        raise CcpError(
+            f"resources.gpu=true: torch {torch.__version__} ({build}) sees no GPU on this node; install a torch with "
+            "CUDA that fits its driver, or set resources.gpu=false"
+        )
+    return torch.device("cuda", torch.cuda.current_device()) if seen else torch.device("cpu")
 
 
-def native_bf16() -> bool:
-    """Whether bf16 matrix products run in hardware (Ampere and newer; AVX512-BF16 or AMX on CPUs).
+def native_bf16(where: torch.device | None = None) -> bool:
+    """Whether bf16 matrix products run in hardware (Ampere and newer; AVX512-BF16 or AMX on CPUs). None: `device()`.
 
     Elsewhere torch emulates them several times slower than fp32.
     """
-    if torch.cuda.is_available():
+    if (where or device()).type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def resolve(precision: Precision) -> Literal["fp32", "bf16"]:
-    """`auto` is bf16 where it is native, else fp32."""
+def resolve(precision: Precision, where: torch.device | None = None) -> Literal["fp32", "bf16"]:
+    """`auto` is bf16 where it is native, else fp32. where: the device; None: `device()`."""
     if precision == "auto":
-        return "bf16" if native_bf16() else "fp32"
+        return "bf16" if native_bf16(where) else "fp32"
     return precision

@@ -15,14 +15,23 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ccp_ray.artifact import Artifact, InputRef, Output, Request, digest_json, open_artifact, open_output
+from ccp_ray.artifact import (
+    Artifact,
+    InputRef,
+    Output,
+    Request,
+    digest_json,
+    find_artifact,
+    open_artifact,
+    open_output,
+)
 from ccp_ray.calibration import unit as unit  # what search does to queries is what is done to rows
 from ccp_ray.config import semantic
 from ccp_ray.embeddings import Embeddings
-from ccp_ray.errors import DataError
+from ccp_ray.errors import CcpError, DataError
 from ccp_ray.index_config import IndexConfig as IndexConfig
 from ccp_ray.index_factory import Choice, Size, choose, train_rows
-from ccp_ray.index_gpu import check_gpu, gpus_of_task
+from ccp_ray.index_gpu import GpuUse, check_gpu, gpu_of_task, tell_cpu
 from ccp_ray.index_input import check_calibration, open_embeddings
 from ccp_ray.index_merge import check_merge_fits, merge_shards
 from ccp_ray.index_recall import Recall, measure
@@ -101,8 +110,10 @@ def index(
         return target
     say(f"index: {task.choice.factory}, {task.choice.reason}")
     with target.unless_refused(), ray_session():
-        built = _build(target, task)
-        merged = _merge(target, task, built) if task.config.merge and len(built.shards) > 1 else built
+        made = _make(target, task)
+    if isinstance(made, Artifact):
+        return made
+    built, merged = made
     held = sum(merged.entries[shard.name].rows for shard in merged.shards)
     if held != task.size.rows:
         raise DataError(f"{output}: the shards hold {held:,} rows of {task.size.rows:,}; two pieces share a name")
@@ -134,9 +145,25 @@ def plan_task(embeddings: str, config: IndexConfig, calibration: str | None = No
     return Task(reader, inputs, config, choice, size, earlier)
 
 
+def _make(target: Output, task: Task) -> tuple[Built, Built] | Artifact:
+    """What is built, and what that is once merged; the artifact, where another run of this output has finished it.
+
+    That run deletes the shards that it has merged, and this one may be about to read them.
+    """
+    try:
+        built = _build(target, task)
+        return built, _merge(target, task, built) if task.config.merge and len(built.shards) > 1 else built
+    except CcpError:
+        finished = find_artifact(target.uri)
+        if finished is None:
+            raise
+        say("index: another run of this output has finished it meanwhile")
+        return finished
+
+
 def _build(target: Output, task: Task) -> Built:
     config, resources = task.config, task.config.resources
-    gpus = gpus_of_task(resources.gpu, task.choice.anatomy)
+    gpu = gpu_of_task(resources.gpu, task.choice.anatomy)
     if config.merge:
         check_merge_fits(task.choice.bytes, len(task.groups()))
     drawn, trained = Draw(config.seed, trains=False), None
@@ -144,14 +171,18 @@ def _build(target: Output, task: Task) -> Built:
     if not task.choice.exact:
         drawn, samples = _sample(target, task)
     if not task.choice.anatomy.trained:
-        trained = _train(target, task, samples, gpus)
+        trained, entry = _train(target, task, samples, gpu)
+        if gpu == "if it can" and tell_cpu([entry]):
+            gpu = "no"  # nor would a shard's task find a use for one
     making = task.making(trained)
     shards = plan_index(task.embeddings, making, config.shard_rows, task.earlier)
     for artifact in task.earlier:
         kept = sum(shard.earlier is not None and shard.earlier.uri == artifact.uri for shard in shards)
         say(f"index: {kept} of the {len(artifact.summary['shards'])} shards of {artifact.uri} are kept")
     dimensions, cpus = task.size.dimensions, resources.cpus_per_task
-    entries = build_shards(target, task.source, making, shards, dimensions, cpus=cpus, gpus=gpus)
+    entries = build_shards(target, task.source, making, shards, dimensions, cpus=cpus, gpu=gpu)
+    if gpu == "if it can":
+        tell_cpu(entries.values())
     recall = _measure(target, task, Built(shards, entries, trained, None), drawn, samples) if samples else None
     return Built(shards, entries, trained, recall)
 
@@ -165,13 +196,13 @@ def _sample(target: Output, task: Task) -> tuple[Draw, list[Sample]]:
     return drawn, sample(target, task.source, task.groups(), drawn, config.resources.cpus_per_task)
 
 
-def _train(target: Output, task: Task, samples: list[Sample], gpus: float) -> Quantiser:
+def _train(target: Output, task: Task, samples: list[Sample], gpu: GpuUse) -> tuple[Quantiser, Entry]:
     cpus = task.config.resources.train_cpus or largest_node("CPU")
     key, factory, dimensions = task.quantiser_key(), task.choice.factory, task.size.dimensions
     found = earlier_quantiser(key, task.earlier)
     if found:
         say(f"index: the quantiser of {found[0].uri} is used again")
-    return quantiser(target, key, factory, dimensions, samples, task.earlier, cpus=cpus, gpus=gpus)
+    return quantiser(target, key, factory, dimensions, samples, task.earlier, cpus=cpus, gpu=gpu)
 
 
 def _measure(target: Output, task: Task, built: Built, drawn: Draw, samples: list[Sample]) -> Recall:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from ccp_ray.artifact import Artifact, Output, digest_json
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.index_anatomy import faiss_errors, is_graph
-from ccp_ray.index_gpu import to_cpu, to_gpu
+from ccp_ray.index_gpu import GpuUse, placed
 from ccp_ray.index_rows import RowSource
 from ccp_ray.ledger import Entry, FileRecord, copy_verified, put_content_file
 from ccp_ray.pieces import run_pieces
@@ -94,14 +94,14 @@ def plan_index(embeddings: Embeddings, making: Making, most: int, earlier: Itera
 
 
 def build_shards(
-    target: Output, source: RowSource, making: Making, shards: list[Shard], dimensions: int, *, cpus: float, gpus: float
+    target: Output, source: RowSource, making: Making, shards: list[Shard], dimensions: int, *, cpus: float, gpu: GpuUse
 ) -> dict[str, Entry]:
     """Commit every shard, stage "index". Raises DataError for pieces that cannot be used, naming them."""
     job = {"output": target.uri, "source": source._asdict(), "factory": making.factory, "dimensions": dimensions}
-    job |= {"quantiser": making.quantiser.record.model_dump() if making.quantiser else None, "gpu": gpus > 0}
+    job |= {"quantiser": making.quantiser.record.model_dump() if making.quantiser else None, "gpu": gpu}
     job |= {"threads": max(int(cpus), 1)}
     plan = {shard.name: job | {"pieces": shard.pieces, "copy": _copy_job(shard)} for shard in shards}
-    return run_pieces(target, "index", plan, _make, cpus=cpus, gpus=gpus)
+    return run_pieces(target, "index", plan, _make, cpus=cpus, gpus=int(gpu != "no"))
 
 
 def put_shard(store: Store, name: str, vectors: Path, rows: Path) -> list[FileRecord]:
@@ -140,17 +140,16 @@ def _build(name: str, job: dict[str, Any], scratch: Path) -> Entry:
     faiss.omp_set_num_threads(1 if is_graph(built) else job["threads"])
     vectors, table_path = scratch / "shard.faiss", scratch / "shard.parquet"
     writer: pq.ParquetWriter | None = None
-    with faiss_errors(job["factory"]):
-        built = to_gpu(built) if job["gpu"] else built
+    at = placed(built, job["factory"], job["gpu"])
     for vectors_ND, table in rows.stream(job["pieces"]):
         with faiss_errors(job["factory"]):
-            built.add(vectors_ND)
+            at.index.add(vectors_ND)
         if writer is None:
             writer = pq.ParquetWriter(table_path, table.schema, compression="zstd")
         writer.write_table(table.cast(writer.schema))
     assert writer is not None, "a shard has pieces"
     writer.close()
     with faiss_errors(job["factory"]):
-        faiss.write_index(to_cpu(built) if job["gpu"] else built, str(vectors))
+        faiss.write_index(at.home(), str(vectors))
     files = put_shard(open_store(job["output"]), name, vectors, table_path)
-    return Entry(rows=int(built.ntotal), files=files)
+    return Entry(rows=int(at.index.ntotal), files=files, info=at.told)

@@ -55,7 +55,7 @@ def pack_linear_layers(model: Any) -> None:
     known = model.device.type == "cpu" and model.config.model_type in FAMILIES
     if not known or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return
-    if model.dtype == torch.bfloat16 and not native_bf16():
+    if model.dtype == torch.bfloat16 and not native_bf16(model.device):
         return
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):

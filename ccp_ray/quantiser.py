@@ -18,7 +18,7 @@ from ccp_ray.artifact import Artifact, Output
 from ccp_ray.errors import DataError
 from ccp_ray.index_anatomy import empty_index, faiss_errors
 from ccp_ray.index_file import read_index
-from ccp_ray.index_gpu import to_cpu, to_gpu
+from ccp_ray.index_gpu import GpuUse, placed
 from ccp_ray.index_sample import Sample, load
 from ccp_ray.ledger import Entry, FileRecord, copy_verified, put_content_file, verified_copy
 from ccp_ray.model_source import cache_folder
@@ -57,19 +57,19 @@ def quantiser(
     earlier: Iterable[Artifact] = (),
     *,
     cpus: float,
-    gpus: float,
-) -> Quantiser:
+    gpu: GpuUse,
+) -> tuple[Quantiser, Entry]:
     """Train on the samples, or copy an earlier index' quantiser of the same key: one piece of the stage "quantiser".
 
-    Raises UsageError for rows that FAISS refuses to train on.
+    Returns its entry, too. Raises UsageError for rows that FAISS refuses to train on.
     """
     job: dict[str, Any] = {"output": target.uri, "factory": factory, "dimensions": dimensions}
-    job |= {"train": [sample.train.model_dump() for sample in samples], "gpu": gpus > 0, "threads": max(int(cpus), 1)}
+    job |= {"train": [sample.train.model_dump() for sample in samples], "gpu": gpu, "threads": max(int(cpus), 1)}
     found = earlier_quantiser(key, earlier)
     if found is not None:
         job["copy"] = {"uri": found[0].uri, "record": found[1].record.model_dump(), "rows": found[1].rows}
-    entry = run_pieces(target, "quantiser", {key: job}, _make, cpus=cpus, gpus=gpus)[key]
-    return Quantiser(key, entry.files[0], entry.rows)
+    entry = run_pieces(target, "quantiser", {key: job}, _make, cpus=cpus, gpus=int(gpu != "no"))[key]
+    return Quantiser(key, entry.files[0], entry.rows), entry
 
 
 def start_index(output: str, record: dict[str, Any] | None, factory: str, dimensions: int) -> Any:
@@ -88,21 +88,20 @@ def _make(_: str, job: dict[str, Any]) -> Entry:
             copy_verified(open_store(job["copy"]["uri"]), store, record, "--reuse")
             return Entry(rows=job["copy"]["rows"], files=[record])
         path = Path(scratch, "trained.faiss")
-        rows = _train(job, path)
-        return Entry(rows=rows, files=[put_content_file(store, "quantiser/trained", path)])
+        rows, told = _train(job, path)
+        return Entry(rows=rows, files=[put_content_file(store, "quantiser/trained", path)], info=told)
 
 
-def _train(job: dict[str, Any], path: Path) -> int:
+def _train(job: dict[str, Any], path: Path) -> tuple[int, dict[str, str]]:
+    """Rows that it was trained on, and what is to be told of it."""
     import faiss
 
     vectors_ND = load(open_store(job["output"]), [FileRecord.model_validate(record) for record in job["train"]])
     if not len(vectors_ND):
         raise DataError(f"{job['output']}: no rows to train on")
     faiss.omp_set_num_threads(job["threads"])
-    built = empty_index(job["factory"], job["dimensions"])
+    at = placed(empty_index(job["factory"], job["dimensions"]), job["factory"], job["gpu"])
     with faiss_errors(job["factory"]):
-        if job["gpu"]:
-            built = to_gpu(built)
-        built.train(vectors_ND)
-        faiss.write_index(to_cpu(built) if job["gpu"] else built, str(path))
-    return len(vectors_ND)
+        at.index.train(vectors_ND)
+        faiss.write_index(at.home(), str(path))
+    return len(vectors_ND), at.told

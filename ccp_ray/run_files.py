@@ -10,6 +10,7 @@ leaves nothing. TREC's fields are parted by blanks, so an id with a blank is ref
 from __future__ import annotations
 
 import tempfile
+import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ccp_ray.errors import DataError, UsageError
-from ccp_ray.storage import split_uri
+from ccp_ray.storage import TEMPORARY, split_uri
 
 _PARQUET = pa.schema(
     [("query", pa.string()), ("id", pa.string()), ("rank", pa.int32()), ("score", pa.float64()), ("lang", pa.string())]
@@ -86,6 +87,15 @@ class _Count:
             queries, hits = self.written
             self.written = Written(queries + pc.count_distinct(table.column("query")).as_py(), hits + table.num_rows)
             yield table
+
+
+def check_place(uri: str) -> None:
+    """Raises UsageError for an ending that no run has, StoreError where nothing may be written."""
+    run_writer(uri)
+    store, _ = split_uri(uri)
+    probe = f"{TEMPORARY}probe-{uuid.uuid4().hex}"
+    store.write(probe, b"")
+    store.delete(probe)
 
 
 def run_writer(uri: str) -> Callable[[Iterable[pa.Table], Path], Written]:

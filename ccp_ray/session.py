@@ -173,6 +173,13 @@ def cluster_cpus() -> int:
     return int(ray.cluster_resources().get("CPU", 1))
 
 
+def cluster_gpus() -> int:
+    """GPUs that Ray may schedule on, over all nodes."""
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
 def largest_node(resource: str) -> float:
     """The most of a resource ("CPU", "GPU", "memory" in bytes) that one living node of the session offers."""
     import ray

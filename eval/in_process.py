@@ -66,10 +66,11 @@ def corpus_sentences(corpus: Corpus, config: EmbedConfig) -> dict[str, list[str]
 
 def _load(encoder: str, config: EmbedConfig) -> Encoder:
     from ccp_ray.encoder import Encoder  # torch only where it is used
-    from ccp_ray.hardware import resolve
+    from ccp_ray.hardware import device, resolve
 
-    precision = resolve(config.precision)
-    return Encoder.load(encoder, precision=precision, pooling=config.pooling, prompt=config.prompt).packed()
+    where = device(config.resources.gpu)
+    precision, pooling, prompt = resolve(config.precision, where), config.pooling, config.prompt
+    return Encoder.load(encoder, precision=precision, pooling=pooling, prompt=prompt, where=where).packed()
 
 
 def _encode(model: Encoder, texts: Sequence[str], config: EmbedConfig) -> FloatArray:

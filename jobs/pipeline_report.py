@@ -197,7 +197,7 @@ def stage_figures(item: Finished) -> dict[str, Any]:
         "rows": rows,
         "rows_per_s": rows / seconds if rows else None,
         "tokens_per_s": measured.get("tokens_per_s", tokens / seconds if tokens else None),
-        "padding_efficiency": summary.get("padding_efficiency"),
+        "padding_efficiency": measured.get("padding_efficiency"),
         "peak_memory_bytes": item.peak_bytes,
     }
 

@@ -16,7 +16,7 @@ from ccp_ray.batch_search import Answered, search_files
 from ccp_ray.errors import UsageError
 from ccp_ray.index_recall import AS_IT_IS
 from ccp_ray.progress import say
-from ccp_ray.run_files import run_writer, trec_lines, write_run
+from ccp_ray.run_files import check_place, trec_lines, write_run
 from ccp_ray.search import Hit, Index
 from ccp_ray.session import ray_session
 from jobs.command import Address, AsJson, cluster_session, main, native_noise_aside, reported
@@ -106,7 +106,7 @@ def _check(texts: Sequence[str] | None, queries: Sequence[str] | None, output: s
     if output is not None and not queries:
         raise UsageError("--output: holds the results of --queries; those of TEXT arguments go to the screen")
     if output is not None:
-        run_writer(output)  # a wrong ending is told before anything is searched
+        check_place(output)  # searching may take hours
 
 
 def _check_only(index: Index, only: str | None) -> None:

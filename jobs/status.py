@@ -139,6 +139,8 @@ def _finished(row: Mapping[str, Any]) -> str:
     known = f"{len(languages)} languages" if len(languages) > _NAMED else ", ".join(languages)
     rows = f"{summary['rows']:,} rows" if "rows" in summary else ""
     what = " in ".join(part for part in (rows, known) if part)
+    if len(summary.get("precision", ())) > 1 and row["kind"] == "embeddings":
+        what += f", of mixed precision ({' and '.join(summary['precision'])})"
     return f"  {what}{', ' if what else ''}fingerprint {row['fingerprint'][:12]}"
 
 

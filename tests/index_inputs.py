@@ -47,8 +47,8 @@ def embeddings(
     return output.finish(files, {"rows": total, "dimensions": dimensions, "dtype": dtype})
 
 
-def calibration(uri: Path | str, languages=("de", "en"), dimensions=D) -> Calibration:
-    rng = np.random.default_rng(1)
+def calibration(uri: Path | str, languages=("de", "en"), dimensions=D, seed=1) -> Calibration:
+    rng = np.random.default_rng(seed)
     made = Calibration(
         languages[0],
         {

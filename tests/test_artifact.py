@@ -72,6 +72,16 @@ def test_the_same_request_continues_unfinished_work(root_uri):
         open_artifact(root_uri)
 
 
+@pytest.mark.parametrize("root_uri", ["rclone", "moto"], indirect=True)
+def test_a_store_that_ignores_conditional_put_is_told_once(root_uri, capsys):
+    for place in ("a", "b", "b"):
+        open_output(f"{root_uri}/{place}", request())
+    told = [line for line in capsys.readouterr().err.splitlines() if "conditional PUT" in line]
+    bucket = root_uri.removesuffix("/some/prefix")
+    settles = open_store(root_uri).conditional_writes()
+    assert [line.partition(": ")[0] for line in told] == ([] if settles else [bucket])
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_another_request_is_refused_with_a_diff(root_uri, finished):
     if finished:

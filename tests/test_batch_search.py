@@ -225,6 +225,17 @@ def test_the_command_writes_what_the_library_finds(made, tmp_path):
     assert "calibrated by language, queries too" in ccp("search", made / "calibrated", "abc", "--lang", "de").err
 
 
+def test_a_place_that_forbids_writing_is_found_before_the_index_is_opened(made, tmp_path, monkeypatch):
+    queries, folder = written(tmp_path / "q.tsv", b"q1\tabc\n"), written(tmp_path / "file", b"")
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "open", lambda *_, **__: pytest.fail("opened"))
+        result = ccp("search", made / "index", "--queries", queries, "--output", f"{folder}/out.trec")
+    assert (result.code, "a part of the path is a file, not a folder" in result.error) == (1, True)
+    good = ccp("search", made / "index", "--queries", queries, "--output", tmp_path / "new" / "out.trec")
+    assert good.code == 0
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out.trec"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -83,7 +83,9 @@ def test_the_command_measures_the_job_and_keeps_it(encoder: str, tmp_path: Path)
 def test_the_encoder_loop_gives_the_vectors_of_sentence_transformers(
     ray_local: None, encoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hardware, "native_bf16", lambda: False)  # half the processes, and the same on every machine
+    monkeypatch.setattr(
+        hardware, "native_bf16", lambda where=None: False
+    )  # half the processes, and the same on every machine
     texts = [word * (1 + number % 5) for number, word in enumerate(["abc", "de fg", "hijk", "l m n"] * 5)]
     part = encode_bench(encoder, texts, 1, workers=1)
     figures = named(part)

@@ -11,17 +11,21 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from command_line import ccp
+from without_ray import embedding_here
 
-from ccp_ray import embed_stream
+from ccp_ray import embed_stream, hardware
 from ccp_ray.artifact import Artifact, Output, Request, open_output
-from ccp_ray.embed import embed
+from ccp_ray.embed import _check_gpu, _stream, embed
 from ccp_ray.embed_config import EmbedConfig, EmbedResources
+from ccp_ray.embed_plan import Piece
 from ccp_ray.embed_stream import LEDGER, Encode, Tokenise, commit_piece
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.encoder import Encoder
 from ccp_ray.errors import CcpError, DamagedError, DataError, StoreError, UsageError, raise_carried
 from ccp_ray.ledger import Entry, Ledger, check_file
 from ccp_ray.storage import LocalStore
+from jobs.pipeline_report import Finished, stage_figures
 
 CONFIG = EmbedConfig(precision="fp32", dtype="float32", piece_rows=7, max_bad_share=0.5)
 POISON: list[tuple[str, str, bool]] = [
@@ -64,6 +68,10 @@ def whole(ray_local, encoder, texts, tmp_path_factory) -> Artifact:
     return embed(encoder, str(texts), str(tmp_path_factory.mktemp("whole") / "embeddings"), CONFIG)
 
 
+def with_resources(**resources: Any) -> EmbedConfig:
+    return CONFIG.model_copy(update={"resources": EmbedResources(**resources)})
+
+
 def rows_of(artifact: Artifact) -> tuple[np.ndarray, list[dict[str, str]]]:
     pieces = list(Embeddings.open(artifact.uri))
     return np.concatenate([vectors for vectors, _ in pieces]), [row for _, table in pieces for row in table.to_pylist()]
@@ -103,6 +111,74 @@ def test_a_grown_corpus_embeds_only_what_is_new(whole, encoder, texts, tmp_path)
         vectors_ND[:10], Encoder.load(encoder).encode([row["text"] for row in rows[:10]]), rtol=1e-5, atol=1e-6
     )
     assert all(check_file(grown.store, record) is None for record in grown.files)
+
+
+def test_a_gpu_that_the_cluster_lacks_is_refused_and_nothing_is_left(ray_local, encoder, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr("ccp_ray.embed.cluster_gpus", lambda: 0)
+    wanted = with_resources(gpu=True)
+    with pytest.raises(UsageError, match=r"resources.gpu=true, but the Ray cluster has no GPU; add a node with one"):
+        embed(encoder, str(texts), str(tmp_path / "out"), wanted)
+    assert not (tmp_path / "out").exists()
+
+
+def cramped(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """Encoders have room for `room` padded tokens."""
+    forward = Encoder.forward
+
+    def run(self: Encoder, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        if ids_BT.numel() > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, ids_BT, mask_BT)
+
+    monkeypatch.setattr(Encoder, "forward", run)
+
+
+def forget(artifact: Artifact, pieces: int) -> dict[str, float]:
+    """Leave the output as if its job had been killed before its last pieces. When the others were committed."""
+    ledger = Ledger(artifact.store, LEDGER)
+    artifact.store.delete("artifact.json")
+    for name in sorted(ledger.committed())[-pieces:]:
+        ledger.retract(name)
+    return ledger.times()
+
+
+def test_memory_that_ran_out_is_told_and_a_smaller_budget_continues(
+    ray_local, encoder, texts, tmp_path, monkeypatch, capsys
+):
+    where, room = str(tmp_path / "out"), 40
+    with monkeypatch.context() as patch, embedding_here():
+        cramped(patch, room)
+        made = embed(encoder, str(texts), where, CONFIG)
+    limit = made.measured["token_limit"]
+    assert room / 2 <= limit <= room
+    words = f"embed: out of memory in some batches; they ran with a token budget of {limit} (token_budget)"
+    assert words in capsys.readouterr().err.splitlines()
+    kept = forget(made, 2)
+    with embedding_here():
+        again = embed(encoder, str(texts), where, CONFIG.model_copy(update={"token_budget": 64}))
+    assert kept.items() < Ledger(again.store, LEDGER).times().items()
+    assert (again.config, again.summary) == (made.config, made.summary)
+    entries = Ledger(again.store, LEDGER).entries().values()
+    real, padded = (sum(entry.info[name] for entry in entries) for name in ("tokens", "padded"))
+    assert again.measured["padding_efficiency"] == real / padded < 1
+    assert stage_figures(Finished("embed", again, 1.0, None))["padding_efficiency"] == real / padded
+
+
+def test_pieces_of_two_precisions_are_counted_and_told(ray_local, encoder, texts, tmp_path, monkeypatch, capsys):
+    where, auto = str(tmp_path / "out"), CONFIG.model_copy(update={"precision": "auto"})
+    for native in (False, True):
+        monkeypatch.setattr(hardware, "native_bf16", lambda where, native=native: native)
+        with embedding_here():
+            made = embed(encoder, str(texts), where, auto)
+        if not native:
+            assert "precision" not in capsys.readouterr().err
+            kept = forget(made, 1)
+    rows = {name: entry.rows for name, entry in Ledger(made.store, LEDGER).entries().items()}
+    before = sum(rows[name] for name in kept)
+    told = f"1 piece ({made.summary['rows'] - before} rows) in bf16 and {len(kept)} pieces ({before} rows) in fp32"
+    assert f"embed: {told}, as precision=auto takes what" in capsys.readouterr().err
+    assert made.summary["precision"] == ["bf16", "fp32"]
+    assert "of mixed precision (bf16 and fp32)" in ccp("status", where).out
 
 
 # Without Ray: the three operators of the stream, called one after the other.
@@ -219,6 +295,55 @@ def test_a_store_that_forbids_writing_is_an_error_in_words(piece, encoder, outpu
     monkeypatch.setattr(LocalStore, "write", refuse)
     with pytest.raises(StoreError, match="permission denied"):
         raise_carried(commit_piece(row, output.uri)["error"])
+
+
+def test_without_a_gpu_an_encoder_runs_on_the_cpu_whatever_its_node_has(piece, encoder, output, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # of the node; Ray hides it from no worker
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    settings = with_resources(gpu=False).model_dump_json()
+    assert Encode(encoder, settings, output.uri).encoder.model.device.type == "cpu"
+    assert Entry.model_validate_json(through(piece, encoder, output, with_resources(gpu=False))["entry"]).rows == 6
+
+
+class Recorder:
+    """A Ray Data set that keeps what is mapped over it."""
+
+    def __init__(self) -> None:
+        self.maps: dict[Any, dict[str, Any]] = {}
+
+    def map(self, work: Any, **options: Any) -> Recorder:
+        self.maps[work] = options
+        return self
+
+    def set_name(self, name: str) -> None: ...
+
+    def iter_rows(self) -> Any:
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "reserved", "told"),
+    [(None, 0, None, False), (None, 2, 1, None), (False, 2, None, False), (True, 2, 1, True)],
+)
+def test_workers_are_told_to_stay_off_gpus_that_they_did_not_get(ray_local, monkeypatch, asked, gpus, reserved, told):
+    recorder = Recorder()
+    monkeypatch.setattr("ray.data.from_items", lambda *_, **__: recorder)
+    monkeypatch.setattr("ccp_ray.embed.cluster_gpus", lambda: gpus)
+    _stream([Piece("p", "/", "rows.parquet", 6, "ab" * 32)], "encoder", "/out", with_resources(gpu=asked))
+    options = recorder.maps[Encode]
+    assert options.get("num_gpus") == reserved
+    assert EmbedConfig.model_validate_json(options["fn_constructor_args"][1]).resources.gpu is told
+
+
+def test_who_says_how_many_workers_shall_wait_for_gpus_waits_in_words(monkeypatch, capsys):
+    monkeypatch.setattr("ccp_ray.embed.cluster_gpus", lambda: 0)
+    _check_gpu(with_resources(gpu=True, workers=(1, 8)))
+    assert "embed: waiting for a GPU, the cluster has 0 (resources.gpu=true" in capsys.readouterr().err
+    for fine in (with_resources(gpu=False), with_resources()):
+        _check_gpu(fine)
+    monkeypatch.setattr("ccp_ray.embed.cluster_gpus", lambda: 1)
+    _check_gpu(with_resources(gpu=True))
+    assert capsys.readouterr().err == ""
 
 
 def test_reuse_of_what_is_no_embedding_or_was_altered_is_refused(whole, encoder, texts, tmp_path, small_run):

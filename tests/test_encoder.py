@@ -70,7 +70,7 @@ def test_vectors_are_those_of_sentence_transformers(minilm):
 def test_bf16_stays_near_fp32(minilm):
     half = Encoder.load(MINILM, precision="bf16").encode(TEXTS[:3])
     assert half.dtype == np.float32
-    assert cosines(half, minilm.encode(TEXTS[:3])).min() > 0.99
+    assert cosines(half, minilm.encode(TEXTS[:3])).min() > 0.999
 
 
 def test_the_budget_moves_no_vector(minilm):

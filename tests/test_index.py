@@ -12,7 +12,7 @@ from index_inputs import ENCODER, D, calibration, embeddings, source_rows, store
 
 from ccp_ray.artifact import Request, open_output, verify_artifact
 from ccp_ray.errors import DataError, DriftError, UsageError
-from ccp_ray.index import IndexConfig, index, plan_shards, unit
+from ccp_ray.index import IndexConfig, index, plan_shards, plan_task, unit
 from ccp_ray.ledger import Entry, Ledger
 from ccp_ray.search import Index
 
@@ -78,6 +78,20 @@ def test_a_calibrated_index_holds_calibrated_vectors(ray_local, tmp_path):
         np.testing.assert_allclose(held[row], expected / np.linalg.norm(expected), rtol=1e-5, atol=1e-6)
     assert built.summary["calibrated"]
     assert {ref.role for ref in built.inputs} == {"embeddings", "calibration"}
+
+
+def test_another_calibration_names_shards_and_quantiser_anew_and_a_copy_of_the_same_does_not(tmp_path):
+    source = embeddings(tmp_path / "embeddings")
+    for name, seed in (("one", 1), ("copy", 1), ("other", 2)):
+        calibration(tmp_path / name, seed=seed)
+    names = {}
+    for place in ("one", "copy", "other", None):
+        fitted = str(tmp_path / place) if place else None
+        task = plan_task(source.uri, IndexConfig(factory="IVF2,SQ8", shard_rows=6), fitted)
+        shards = [task.making(None).name(task.embeddings, numbers) for numbers in task.groups()]
+        names[place] = [*shards, task.quantiser_key()]
+    assert names["copy"] == names["one"]
+    assert len({name for place in ("one", "other", None) for name in names[place]}) == 3 * len(names["one"])
 
 
 def test_the_same_index_again_is_done_and_another_is_refused(ray_local, tmp_path):

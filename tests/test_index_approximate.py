@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from index_inputs import embeddings, source_rows
+from without_ray import indexing_here
 
+from ccp_ray import index_merge
 from ccp_ray.artifact import Artifact, verify_artifact
 from ccp_ray.embeddings import Embeddings
-from ccp_ray.errors import UsageError
+from ccp_ray.errors import DamagedError, UsageError
 from ccp_ray.index import IndexConfig, index, unit
 from ccp_ray.index_sample import draw
 from ccp_ray.ledger import Ledger
@@ -164,6 +166,63 @@ def test_another_metric_or_factory_uses_nothing_again(built, source, tmp_path):
     other = index(source.uri, str(tmp_path / "index"), config, reuse=[built.uri])
     assert other.measured["shards_kept"] == 0
     assert other.summary["quantiser"]["key"] != built.summary["quantiser"]["key"]
+
+
+def test_ivf_pq_is_the_one_that_plain_faiss_builds_from_the_same_quantiser(source, tmp_path):
+    config = CONFIG.model_copy(update={"factory": "IVF16,PQ4x4"})
+    with indexing_here():
+        made = index(source.uri, str(tmp_path / "index"), config)
+    vectors = unit(source_rows(source)[0])
+    assert trained(made).pq.M == 4
+    for number, rows in enumerate((vectors[:500], vectors[500:])):
+        plain = trained(made)
+        plain.add(rows)
+        assert faiss.serialize_index(plain).tobytes() == faiss.serialize_index(shard(made, number)).tobytes()
+    # Its codes are what product quantisation says: the nearest centroid of each part of what the list leaves over.
+    plain = trained(made)
+    lists = plain.quantizer.reconstruct_n(0, 16)
+    centroids = faiss.vector_to_array(plain.pq.centroids).reshape(4, 16, D // 4)
+    near = np.argmax(vectors @ lists.T, axis=1)
+    left = (vectors - lists[near]).reshape(-1, 4, D // 4)
+    codes = np.argmin(((left[:, :, None] - centroids) ** 2).sum(-1), axis=2)
+    expected = lists[near] + centroids[np.arange(4), codes].reshape(-1, D)
+    first = shard(made, 0)
+    first.make_direct_map()
+    np.testing.assert_allclose(first.reconstruct_n(0, 500), expected[:500], atol=1e-6)
+    assert 0 < made.summary["recall"]["by_parameters"]["nprobe=16"] < 1
+
+
+def test_a_merge_that_another_run_overtakes_ends_with_that_runs_index(source, tmp_path, monkeypatch, capsys):
+    """The other run merges, and deletes the shards, when this one's merge has begun."""
+    config, place = CONFIG.model_copy(update={"merge": True}), str(tmp_path / "index")
+    others = []
+
+    def overtaken(target, stage, plan, work, **_):
+        monkeypatch.setattr(index_merge, "run_pieces", here)
+        others.append(index(source.uri, place, config))
+        return {name: work(name, job) for name, job in plan.items()}
+
+    with indexing_here():
+        here = index_merge.run_pieces
+        monkeypatch.setattr(index_merge, "run_pieces", overtaken)
+        made = index(source.uri, place, config)
+    assert [made] == others
+    assert "another run of this output has finished it meanwhile" in capsys.readouterr().err
+    assert verify_artifact(made) == []
+    assert index(source.uri, place, config) == made
+
+
+def test_a_merge_that_lacks_a_shard_and_is_not_finished_elsewhere_says_so(source, tmp_path, monkeypatch):
+    config, place = CONFIG.model_copy(update={"merge": True}), str(tmp_path / "index")
+
+    def without_a_shard(target, stage, plan, work, **_):
+        next(Path(place, "shards").glob("*.faiss")).unlink()
+        return {name: work(name, job) for name, job in plan.items()}
+
+    with indexing_here():
+        monkeypatch.setattr(index_merge, "run_pieces", without_a_shard)
+        with pytest.raises(DamagedError, match=r"\.faiss: altered or damaged .*missing"):
+            index(source.uri, place, config)
 
 
 @pytest.mark.parametrize("factory", ["IVF16,SQ8", "SQfp16"])

@@ -112,6 +112,6 @@ def test_where_there_is_no_onednn_layers_stay(monkeypatch):
 
 def test_in_bf16_that_the_cpu_lacks_layers_stay(monkeypatch):
     """torch emulates it; oneDNN refuses."""
-    monkeypatch.setattr("ccp_ray.packed_linear.native_bf16", lambda: False)
+    monkeypatch.setattr("ccp_ray.packed_linear.native_bf16", lambda where: False)
     assert not is_packed(tiny_models.bert().bfloat16())
     assert is_packed(tiny_models.bert())

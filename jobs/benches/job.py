@@ -63,7 +63,7 @@ def job_bench(source: str, texts: Texts, rounds: int, folder: Path) -> dict[str,
         Figure("complete job", len(texts.rows) / median(measured, _JOB), "texts/s"),
         Figure("complete job / bare encoder loop", median_ratio(measured, _BARE, _JOB), at_least=0.9),
         Figure("job on S3 / job on local disk", median_ratio(measured, _JOB, _S3), at_least=0.9),
-        Figure("padding efficiency", made[0].summary["padding_efficiency"], at_least=0.95),
+        Figure("padding efficiency", made[0].measured["padding_efficiency"], at_least=0.95),
     ]
     return report(figures, workers=workers, piece_rows=config.piece_rows, seconds=measured)
 
