@@ -1,7 +1,7 @@
-"""Trainings and embeddings without Ray's workers, for tests that ask what a job makes and not how it is spread.
+"""Jobs without Ray's workers, for tests that ask what a job makes and not how it is spread.
 
 Starting Ray Train takes 10 to 15 s of a CPU, six processes that each import Ray, pandas and torch; an embedding takes
-8 s. `tests/test_pretrain.py`, `tests/test_finetune.py` and `tests/test_embed.py` run both on Ray.
+8 s. `test_pretrain.py`, `test_finetune.py`, `test_embed.py`, `test_pieces.py` and `test_index.py` run them on Ray.
 """
 
 from __future__ import annotations
@@ -92,6 +92,16 @@ def embedding_here() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)  # `Encode` sets its own
+
+
+@contextlib.contextmanager
+def pieces_here(*modules: str) -> Iterator[None]:
+    """Pieces are made in this process, one after the other. modules: whose jobs start no Ray for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ccp_ray.pieces._stream", lambda name, items, task, cpus, gpus: map(task, items))
+        for module in modules:
+            patch.setattr(f"{module}.ray_session", contextlib.nullcontext)
+        yield
 
 
 def _stream(todo: list[Piece], encoder: str, output: str, config: EmbedConfig) -> Iterator[dict[str, Any]]:
