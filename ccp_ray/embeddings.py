@@ -143,6 +143,10 @@ class Embeddings:
         vectors_ND, table = self._vectors(piece), self._table(piece)
         return self._calibrated(vectors_ND, table), table
 
+    def stored(self, piece: EmbeddingsPiece) -> tuple[NDArray[np.floating], pa.Table]:
+        """`read` of vectors as they lie there: float32 or float16, and never calibrated. Raises as it does."""
+        return self._stored(piece), self._table(piece)
+
     def _table(self, piece: EmbeddingsPiece) -> pa.Table:
         table = pq.read_table(io.BytesIO(self._object(piece.table)))
         missing = [name for name in _COLUMNS if name not in table.column_names]
@@ -195,21 +199,24 @@ class Embeddings:
         return self.calibration.apply_each(vectors_ND, table.column("lang").to_pylist())
 
     def _vectors(self, piece: EmbeddingsPiece) -> FloatArray:
+        vectors_ND: FloatArray = self._stored(piece).astype(np.float32, copy=False)
+        return vectors_ND
+
+    def _stored(self, piece: EmbeddingsPiece) -> NDArray[np.floating]:
         where = self.artifact.store.uri(piece.vectors)
         try:
-            stored_ND = np.load(io.BytesIO(self._object(piece.vectors)), allow_pickle=False)
+            stored_ND: NDArray[np.floating] = np.load(io.BytesIO(self._object(piece.vectors)), allow_pickle=False)
         except (ValueError, EOFError):
             raise DataError(f"{where}: not a .npy array of numbers; embed the texts again") from None
         expected = (piece.rows, self.dimensions)
         if stored_ND.shape != expected or stored_ND.dtype.name not in _DTYPES:
             found = f"{stored_ND.dtype.name} {list(stored_ND.shape)}"
             raise DataError(f"{where}: {found}, expected float32 or float16 {list(expected)}; embed the texts again")
-        vectors_ND: FloatArray = stored_ND.astype(np.float32, copy=False)
-        finite_N = np.isfinite(vectors_ND).all(axis=1)
+        finite_N = np.isfinite(stored_ND).all(axis=1)
         if not finite_N.all():
             row = int(np.flatnonzero(~finite_N)[0])
             raise DataError(f"{where}: piece {piece.name}, row {row}: NaN or infinity in the vector; check the encoder")
-        return vectors_ND
+        return stored_ND
 
     def _object(self, key: str) -> bytes:
         where = self.artifact.store.uri(key)

@@ -32,6 +32,7 @@ from ccp_ray.storage import Store, open_store, storage_full
 from ccp_ray.store_watch import watched
 
 Work = Callable[[str, Any], Entry]
+Task = Callable[[dict[str, Any]], dict[str, Any]]
 Check = Callable[[Mapping[str, Entry]], None]
 # What a task returns for a piece that it leaves alone; the run that said so has an error to raise already.
 NOT_BEGUN = {"entry": "", "error": carry(CcpError("a run of this output is just ending; run again"))}
@@ -57,7 +58,6 @@ def run_pieces(
     todo = outstanding(output, stage, rows or dict.fromkeys(plan, 0))
     done = ledger.entries(among=plan.keys() - set(todo)) if check else {}
     if todo:
-        import ray.data
 
         def task(row: dict[str, Any]) -> dict[str, Any]:
             with log_fields(run=output_uri, stage=stage, piece=row["name"]):
@@ -68,8 +68,10 @@ def run_pieces(
                         return over
                     entry = work(row["name"], row["payload"])
                     ready = time.time()
-                    reach("piece.worked")
-                    return commit(Ledger(store, ledger_folder), row["name"], entry, stage, ready)
+                    reach("piece.worked", stage)
+                    committed = commit(Ledger(store, ledger_folder), row["name"], entry, stage, ready)
+                    reach("piece.committed", stage)
+                    return committed
                 except CcpError as error:
                     return failed(row["name"], error)
                 except OSError as error:
@@ -81,9 +83,6 @@ def run_pieces(
         task.__name__ = stage  # what Ray's dashboard calls the operator: Map(tokens)
         output_uri, ledger_folder = output.uri, ledger.folder
         items = [{"name": name, "payload": plan[name]} for name in todo]
-        dataset = ray.data.from_items(items, override_num_blocks=len(items))
-        dataset = dataset.map(task, num_cpus=cpus, num_gpus=gpus or None)
-        dataset.set_name(f"{output.request.kind}_{stage}")
         before = len(plan) - len(todo)
         meter = Meter(stage, total=len(plan), unit="pieces", done=before)
         telemetry = PieceTelemetry(output.uri, stage, len(plan), before)
@@ -94,9 +93,22 @@ def run_pieces(
                 meter.update()
                 if check:
                     check(done)
+                reach("piece.collected", stage)
 
-            collect(telemetry.through(dataset.iter_rows()), output, accept)
+            stream = _stream(f"{output.request.kind}_{stage}", items, task, cpus, gpus)
+            collect(telemetry.through(stream), output, accept)
     return done_in_order(ledger, plan, done)
+
+
+def _stream(name: str, items: list[dict[str, Any]], task: Task, cpus: float, gpus: float) -> Iterable[dict[str, Any]]:
+    """The task's answers, as they come."""
+    import ray.data
+
+    dataset = ray.data.from_items(items, override_num_blocks=len(items))
+    dataset = dataset.map(task, num_cpus=cpus, num_gpus=gpus or None)
+    dataset.set_name(name)
+    rows: Iterable[dict[str, Any]] = dataset.iter_rows()
+    return rows
 
 
 def outstanding(output: Output, stage: str, rows: Mapping[str, int]) -> list[str]:

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from ccp_ray.artifact import Artifact
 from ccp_ray.errors import DataError, UsageError
+from ccp_ray.flat import Flat
 from ccp_ray.index_anatomy import set_parameters
 from ccp_ray.index_file import read_index
 from ccp_ray.ledger import verified_copy
@@ -96,10 +97,8 @@ class Shard:
 
     @classmethod
     def of(cls, number: int, vectors_ND: NDArray[np.float32], table: pa.Table, *, unit: bool) -> Shard:
-        """An exact one of vectors [N, D] and their rows (id, lang, text). Memory: a copy of the vectors."""
-        index = _faiss().IndexFlatIP(vectors_ND.shape[1])
-        index.add(vectors_ND)
-        return cls(number, index, table.select(list(COLUMNS)).cast(_ROWS).combine_chunks(), unit=unit)
+        """An exact one of vectors [N, D], which are not copied, and their rows (id, lang, text)."""
+        return cls(number, Flat(vectors_ND), table.select(list(COLUMNS)).cast(_ROWS).combine_chunks(), unit=unit)
 
     @cached_property
     def languages(self) -> set[str]:
@@ -210,6 +209,8 @@ def _select(chosen_N: NDArray[np.bool_]) -> _Selection:
 def _settings(index: Any, selector: Any) -> Any:
     """What the index is set to, as parameters of one search, and the selector: FAISS takes either from there alone."""
     faiss = _faiss()
+    if isinstance(index, Flat):
+        return faiss.SearchParameters(sel=selector)
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
         return faiss.SearchParametersPreTransform(index_params=_settings(index.index, selector))

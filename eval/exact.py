@@ -12,15 +12,15 @@ searched in any order, in one process or in many tasks. A rotation would spoil t
 matrices follow from its shape), so rows are never rotated: as (x R) . q = x . (q R^T), the queries of a language's
 rows are turned back instead, which also costs less wherever there are fewer queries than rows.
 
-Memory: the vectors of one piece three times over in float32 (as stored, of a variant, in FAISS; what the variant before
-left in FAISS is dropped first, and a calibration works on blocks), its rows, and queries x k hits of each variant; not
-the number of pieces.
+Memory: the vectors of one piece as stored and once in float32, of one variant (made by blocks, and dropped before the
+next variant's are), which is three times the piece's float16; its rows, and queries x k hits of each variant; not the
+number of pieces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +35,7 @@ from ccp_ray.shard import Shard
 FloatArray = NDArray[np.float32]
 Similarity = Literal["cosine", "dot"]
 _WAITING = 1 << 16  # hits that wait to be merged, at least
-_BLOCK = 8192  # rows calibrated at once: each costs three copies of itself
+_BLOCK = 2048  # rows of a variant made at once: each costs three copies of itself
 
 UNNAMED = "und"
 """The language that rows have whose file names none (`ccp_ray.records`)."""
@@ -63,14 +63,19 @@ class Asked(NamedTuple):
     queries_QD: FloatArray
 
 
-def placed(vectors_ND: FloatArray, languages: Sequence[str], steps: tuple[Step, ...], space: Space) -> FloatArray:
+def placed(vectors_ND: NDArray[Any], languages: Sequence[str], steps: tuple[Step, ...], space: Space) -> FloatArray:
     """Vectors of a variant, each row in its own language. Raises DataError for a language that is not calibrated."""
+    if not steps and space.similarity == "dot":
+        return np.ascontiguousarray(vectors_ND, dtype=np.float32)
+    out_ND = np.empty(np.shape(vectors_ND), dtype=np.float32)
     if not steps:
-        return unit(vectors_ND) if space.similarity == "cosine" else np.ascontiguousarray(vectors_ND, dtype=np.float32)
+        for start in range(0, len(vectors_ND), _BLOCK):
+            some = slice(start, start + _BLOCK)
+            out_ND[some] = unit(np.asarray(vectors_ND[some], dtype=np.float32))
+        return out_ND
     if space.calibration is None:
         raise UsageError(f"{steps[-1]}: there is no calibration")
     languages_N = np.array(languages, dtype=object)
-    out_ND = np.empty(np.shape(vectors_ND), dtype=np.float32)
     for lang in sorted(set(languages)):
         row_n = np.flatnonzero(languages_N == lang)
         for some_n in np.array_split(row_n, -(-len(row_n) // _BLOCK)):
@@ -101,13 +106,12 @@ def search_piece(
 ) -> Iterator[tuple[str, pa.Table]]:
     """(variant, its k best rows of one piece in no order); the piece is read once."""
     _check(embeddings, asked, k)
-    vectors_ND, table = embeddings.read(embeddings.pieces[number])
+    stored_ND, table = embeddings.stored(embeddings.pieces[number])
     row_languages = space.languages(table)
+    named = table.set_column(1, "lang", pa.array(row_languages, pa.string()))
     for steps, names in _by_rows(asked).items():
-        rows_ND = placed(vectors_ND, row_languages, steps, space)
-        named = table.set_column(1, "lang", pa.array(row_languages, pa.string()))
-        shard = Shard.of(number, rows_ND, named, unit=bool(steps) or space.similarity == "cosine")
-        del rows_ND  # FAISS has its own copy
+        is_unit = bool(steps) or space.similarity == "cosine"
+        shard = Shard.of(number, placed(stored_ND, row_languages, steps, space), named, unit=is_unit)
         for name in names:
             yield name, _candidates(shard, asked[name], k, space.calibration)
         del shard  # or it would live on while the next variant's rows are made

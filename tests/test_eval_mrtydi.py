@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import pytrec_eval
+import trec_oracle
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,28 +27,39 @@ QRELS = st.dictionaries(QUESTIONS, st.dictionaries(DOCS, st.integers(0, 2), min_
 RUN = st.dictionaries(QUESTIONS, st.dictionaries(DOCS, SCORES))
 
 
-def oracle(judged, run, depth):
-    """MRR and recall in NumPy, from trec_eval's documentation: single precision, larger ids first among ties."""
-    reciprocal, recall = [], []
-    for question, documents in judged.items():
-        found = run.get(question, {})
-        ids = np.array(sorted(found, reverse=True), dtype=object)
-        scores = np.array([found[id] for id in ids], dtype=np.float32)
-        top = ids[np.argsort(-scores, kind="stable")][:depth] if len(ids) else ids
-        good = np.array([documents.get(id, 0) > 0 for id in top], dtype=bool)
-        relevant = sum(grade > 0 for grade in documents.values())
-        reciprocal.append(1 / (1 + np.argmax(good)) if good.any() else 0.0)
-        recall.append(good.sum() / relevant if relevant else 0.0)
-    return {f"mrr@{depth}": np.mean(reciprocal), f"recall@{depth}": np.mean(recall)}
-
-
 def hits(run):
     return {name: [Hit(doc, score) for doc, score in found.items()] for name, found in run.items()}
 
 
 @given(QRELS, RUN, st.sampled_from([1, 3, 100]))
 def test_measures_equal_the_oracle_at_any_depth(judged, run, depth):
-    assert trec_scores(judged, hits(run), depth) == pytest.approx(oracle(judged, run, depth), abs=1e-6)
+    assert trec_scores(judged, hits(run), depth) == pytest.approx(trec_oracle.measures(judged, run, depth), abs=1e-6)
+
+
+@pytest.mark.parametrize("kinds", [4, 40, 10**6])
+def test_measures_equal_the_oracle_where_long_runs_are_cut(kinds):
+    """Scores of so many kinds: among a few, the hundredth hit ties with those beyond it."""
+    rng = np.random.default_rng(kinds)
+    docs = [f"{n}#{n % 7}" for n in range(400)]
+    judged = {f"q{n}": {str(doc): int(rng.integers(3)) for doc in rng.choice(docs, size=8)} for n in range(90)}
+    lengths = dict(zip(judged, [1, 99, 100, 101, 150, 400] * 14, strict=False))  # the last questions have no hits
+    run = {
+        name: {str(doc): float(rng.integers(kinds)) / 8 for doc in rng.choice(docs, size=length, replace=False)}
+        for name, length in lengths.items()
+    }
+    expected = trec_oracle.measures(judged, run, 100)
+    assert trec_scores(judged, hits(run), 100) == pytest.approx(expected, abs=1e-6)
+    assert trec_oracle.measures(judged, run, 400)["recall@400"] > expected["recall@100"] + 0.05  # the cut is felt
+
+
+@pytest.mark.parametrize(("place", "expected"), [(1, (1.0, 0.5)), (100, (0.01, 0.5)), (101, (0.0, 0.0))])
+def test_a_hit_counts_down_to_the_hundredth(place, expected):
+    ranked = [Hit("good" if number == place else f"d{number}", 1.0 / number) for number in range(1, 201)]
+    judged = {"q": {"good": 1, "never found": 1, "d2": 0}}
+    assert tuple(trec_scores(judged, {"q": ranked}, 100).values()) == pytest.approx(expected, abs=1e-6)
+    asked_twice = {**judged, "another": {"good": 1}}
+    halves = tuple(value / 2 for value in expected)
+    assert tuple(trec_scores(asked_twice, {"q": ranked}, 100).values()) == pytest.approx(halves, abs=1e-6)
 
 
 @given(QRELS, RUN)

@@ -1,7 +1,7 @@
-"""Trainings, embeddings and indexes without Ray's workers, for tests that ask what a job makes, not how it is spread.
+"""Jobs without Ray's workers, for tests that ask what a job makes and not how it is spread.
 
 Starting Ray Train takes 10 to 15 s of a CPU, six processes that each import Ray, pandas and torch; an embedding takes
-8 s. `tests/test_pretrain.py`, `tests/test_finetune.py`, `tests/test_embed.py` and `tests/test_index.py` run on Ray.
+8 s. `test_pretrain.py`, `test_finetune.py`, `test_embed.py`, `test_pieces.py` and `test_index.py` run them on Ray.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import pytest
 from ranks import Ranks, wait_until
 
 from ccp_ray import errors
-from ccp_ray.artifact import Output
 from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.embed_plan import Piece
 from ccp_ray.errors import CcpError
 from ccp_ray.kept_checkpoints import checkpoint_name
-from ccp_ray.ledger import Entry, Ledger
-from ccp_ray.pieces import Work, outstanding
+from ccp_ray.ledger import Ledger
+from ccp_ray.pieces import Task
 from ccp_ray.progress import say
 from ccp_ray.storage import open_store
 from ccp_ray.training_config import TrainingConfig
@@ -96,6 +95,25 @@ def embedding_here() -> Iterator[None]:
         torch.set_num_threads(threads)  # `Encode` sets its own
 
 
+@contextlib.contextmanager
+def pieces_here(*modules: str) -> Iterator[dict[str, float]]:
+    """Pieces are made in this process, one after the other. modules: whose jobs start no Ray for them.
+
+    Yields the GPUs that each stage reserves for a task.
+    """
+    reserved: dict[str, float] = {}
+
+    def stream(name: str, items: list[dict[str, Any]], task: Task, cpus: float, gpus: float) -> Iterator[Any]:
+        reserved[name.partition("_")[2]] = gpus
+        return map(task, items)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ccp_ray.pieces._stream", stream)
+        for module in modules:
+            patch.setattr(f"{module}.ray_session", contextlib.nullcontext)
+        yield reserved
+
+
 def _stream(todo: list[Piece], encoder: str, output: str, config: EmbedConfig) -> Iterator[dict[str, Any]]:
     from ccp_ray.embed_stream import Encode, Tokenise, commit_piece
 
@@ -105,34 +123,14 @@ def _stream(todo: list[Piece], encoder: str, output: str, config: EmbedConfig) -
         yield commit_piece(encode(tokenise(piece._asdict())), output)
 
 
-_INDEX_STAGES = ("index_sample", "quantiser", "index_shards", "index_recall", "index_merge")
-
-
 @contextlib.contextmanager
 def indexing_here(gpus: int = 0) -> Iterator[dict[str, float]]:
-    """Indexes are made in this process, a piece after the other, as on a cluster with so many GPUs.
-
-    Yields the GPUs that each stage reserves for a task.
-    """
+    """Indexes are made in this process, as on a cluster with so many GPUs. Yields what `pieces_here` does."""
     import faiss
-
-    reserved: dict[str, float] = {}
-
-    def run(
-        output: Output, stage: str, plan: Mapping[str, Any], work: Work, *, gpus: float = 0, **_: Any
-    ) -> dict[str, Entry]:
-        reserved[stage] = gpus
-        ledger = Ledger(output.store, f"_ledger/{stage}")
-        for name in outstanding(output, stage, dict.fromkeys(plan, 0)):
-            ledger.commit(name, work(name, plan[name]))
-        return {name: ledger.read(name) for name in plan}
 
     threads = faiss.omp_get_max_threads()
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            for stage in _INDEX_STAGES:
-                patch.setattr(f"ccp_ray.{stage}.run_pieces", run)
-            patch.setattr("ccp_ray.index.ray_session", contextlib.nullcontext)
+        with pytest.MonkeyPatch.context() as patch, pieces_here("ccp_ray.index") as reserved:
             patch.setattr("ccp_ray.index_gpu.cluster_gpus", lambda: gpus)
             for module in ("index", "index_merge"):
                 patch.setattr(f"ccp_ray.{module}.largest_node", {"CPU": 1.0, "memory": 1e12}.__getitem__)
