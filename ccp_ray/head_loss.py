@@ -1,14 +1,16 @@
 """Says when the head of a Ray cluster is lost, which Ray itself tells in pages of traceback, or not at all.
 
-Two ways lead out of it. Where a call fails, what Ray raises becomes one error. Where none does, because the driver only
-waits, Ray ends the process after a minute without a word; so a thread knocks at the head and says what is going on
-before. Cost: a connection in 5 s.
+Three ways lead out of it. Where a call fails, what Ray raises becomes one error. Where none does, because the driver
+only waits, Ray ends the process after a minute without a word; so a thread knocks at the head, once in 5 s, and says
+what is going on before. Where the driver just writes into the object store of its node and that is gone, Ray ends the
+process at once; so a shell reads from a pipe that the driver holds, and speaks when that closes without a farewell.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 
@@ -27,7 +29,7 @@ def head_loss_told(head: str) -> Iterator[None]:
     from ray.exceptions import RayError
 
     try:
-        with _watched(head):
+        with _watched(head), _witnessed():
             yield
     except (RayError, RuntimeError, ConnectionError) as error:
         if isinstance(error, CcpError) or answers(head):
@@ -58,6 +60,20 @@ def _watched(head: str) -> Iterator[None]:
         yield
     finally:
         over.set()  # not joined: it may be knocking where nobody is
+
+
+@contextlib.contextmanager
+def _witnessed() -> Iterator[None]:
+    last_words = (
+        f"this run was ended from without: killed, or by Ray, which does so where the driver's node is lost. {_AGAIN}"
+    )
+    script = 'read -r farewell || printf "%s\\n" "$0" >&2'
+    # In a session of its own: what a person interrupts says so by itself.
+    shell = subprocess.Popen(["/bin/sh", "-c", script, last_words], stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        yield
+    finally:
+        shell.communicate(b"farewell\n")
 
 
 def answers(address: str) -> bool:

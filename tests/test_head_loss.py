@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -50,3 +52,10 @@ def test_a_head_that_does_not_answer_is_told_once_and_so_is_its_return(
         "minute. What is committed stays: run the same command again on a cluster",
         "the head of the Ray cluster answers again",
     ]
+
+
+@pytest.mark.parametrize(("end", "told"), [("pass", False), ("raise KeyError", False), ("os._exit(1)", True)])
+def test_a_run_that_is_ended_from_without_is_told_by_another_process(end: str, told: bool) -> None:
+    code = f"import os; from ccp_ray.head_loss import head_loss_told\nwith head_loss_told('127.0.0.1:1'): {end}"
+    ended = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert ("this run was ended from without" in ended.stderr) == told
