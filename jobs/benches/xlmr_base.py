@@ -31,7 +31,9 @@ def write_encoder(folder: Path, sentences: Sequence[str], shape: dict[str, Any] 
     from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaModel
 
     from ccp_ray.encoder import Encoder
+    from ccp_ray.text_reader import quiet_transformers
 
+    quiet_transformers()
     torch.manual_seed(0)
     model = XLMRobertaModel(XLMRobertaConfig(**(shape or XLM_R_BASE)), add_pooling_layer=False)
     sample = sentences[:: max(1, len(sentences) // _SAMPLE)]
