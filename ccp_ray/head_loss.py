@@ -67,13 +67,18 @@ def _witnessed() -> Iterator[None]:
     last_words = (
         f"this run was ended from without: killed, or by Ray, which does so where the driver's node is lost. {_AGAIN}"
     )
-    script = 'read -r farewell || printf "%s\\n" "$0" >&2'
+    # No child of this process, as Ray kills those before it ends it; a background job of sh has no standard input.
+    script = 'exec 3<&0; { read -r farewell <&3 || printf "%s\\n" "$0" >&2; } &'
     # In a session of its own: what a person interrupts says so by itself.
     shell = subprocess.Popen(["/bin/sh", "-c", script, last_words], stdin=subprocess.PIPE, start_new_session=True)
+    shell.wait()
+    assert shell.stdin is not None
     try:
         yield
     finally:
-        shell.communicate(b"farewell\n")
+        with contextlib.suppress(BrokenPipeError):
+            shell.stdin.write(b"farewell\n")
+            shell.stdin.close()
 
 
 def answers(address: str) -> bool:
