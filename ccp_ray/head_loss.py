@@ -9,8 +9,10 @@ process at once; so a shell reads from a pipe that the driver holds, and speaks 
 from __future__ import annotations
 
 import contextlib
+import io
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -69,8 +71,9 @@ def _witnessed() -> Iterator[None]:
     )
     # No child of this process, as Ray kills those before it ends it; a background job of sh has no standard input.
     script = 'exec 3<&0; { read -r farewell <&3 || printf "%s\\n" "$0" >&2; } &'
+    command = ["/bin/sh", "-c", script, last_words]
     # In a session of its own: what a person interrupts says so by itself.
-    shell = subprocess.Popen(["/bin/sh", "-c", script, last_words], stdin=subprocess.PIPE, start_new_session=True)
+    shell = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=_screen(), start_new_session=True)
     shell.wait()
     assert shell.stdin is not None
     try:
@@ -79,6 +82,14 @@ def _witnessed() -> Iterator[None]:
         with contextlib.suppress(BrokenPipeError):
             shell.stdin.write(b"farewell\n")
             shell.stdin.close()
+
+
+def _screen() -> int:
+    """Where `say` writes to: not file 2 where native noise is put aside, and no file where a test collects it."""
+    try:
+        return sys.stderr.fileno()
+    except io.UnsupportedOperation:
+        return 2
 
 
 def answers(address: str) -> bool:

@@ -58,8 +58,8 @@ def test_a_head_that_does_not_answer_is_told_once_and_so_is_its_return(
 def test_a_run_that_is_ended_from_without_is_told_by_another_process(end: str, told: bool) -> None:
     # Ray kills the children of a process that it ends.
     code = (
-        "import os, psutil; from ccp_ray.head_loss import head_loss_told\n"
-        f"with head_loss_told('127.0.0.1:1'):\n for child in psutil.Process().children(): child.kill()\n {end}"
+        "import os, psutil\nfrom ccp_ray.head_loss import head_loss_told\nfrom jobs.command import native_noise_aside\n"
+        f"with native_noise_aside(), head_loss_told('127.0.0.1:1'):\n for child in psutil.Process().children(): child.kill()\n {end}"
     )
     ended = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert ("this run was ended from without" in ended.stderr) == told
