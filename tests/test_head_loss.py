@@ -59,7 +59,8 @@ def test_a_run_that_is_ended_from_without_is_told_by_another_process(end: str, t
     # Ray kills the children of a process that it ends.
     code = (
         "import os, psutil\nfrom ccp_ray.head_loss import head_loss_told\nfrom jobs.command import native_noise_aside\n"
-        f"with native_noise_aside(), head_loss_told('127.0.0.1:1'):\n for child in psutil.Process().children(): child.kill()\n {end}"
+        "with native_noise_aside(), head_loss_told('127.0.0.1:1'):\n"
+        f" for child in psutil.Process().children(): child.kill()\n {end}"
     )
     ended = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert ("this run was ended from without" in ended.stderr) == told
