@@ -38,5 +38,5 @@ def write_encoder(folder: Path, sentences: Sequence[str], shape: dict[str, Any] 
     model = XLMRobertaModel(XLMRobertaConfig(**(shape or XLM_R_BASE)), add_pooling_layer=False)
     sample = sentences[:: max(1, len(sentences) // _SAMPLE)]
     save_tokenizer(train_unigram(sample, min(_PIECES, model.config.vocab_size)), folder)
-    Encoder(model, AutoTokenizer.from_pretrained(str(folder)), pooling="mean").save(folder)
+    Encoder(model, AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False), pooling="mean").save(folder)
     return str(folder)
