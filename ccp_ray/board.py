@@ -87,10 +87,10 @@ class Watch:
     def _loop(self) -> None:
         import ray
 
-        for time in itertools.count(1):
+        for turn in itertools.count(1):
             last = self.stop.wait(_EVERY_S)
             try:
-                if time % _LOOKS == 0 and not last:
+                if turn % _LOOKS == 0 and not last:
                     self.shortage.look(ray.get(self.board.resources.remote()))
                 posted = ray.get(self.board.take.remote())
             except ray.exceptions.ActorUnavailableError:

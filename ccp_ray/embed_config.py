@@ -49,10 +49,6 @@ class EmbedConfig(StrictModel):
     piece_rows: int = Field(default=65_536, ge=1, description="rows a piece when texts are not a corpus")
     resources: EmbedResources = EmbedResources()
 
-    def on_cpu(self) -> EmbedConfig:
-        """The same for workers that have no GPU."""
-        return self.model_copy(update={"resources": self.resources.model_copy(update={"gpu": False})})
-
     def of_a_row(self) -> dict[str, Any]:
         """The part that decides what vector a row gets."""
         return {name: value for name, value in semantic(self).items() if name not in _SELECTION}

@@ -14,8 +14,8 @@ Precision = Literal["auto", "fp32", "bf16"]
 def device(gpu: bool | None = None) -> torch.device:
     """The GPU that Ray gave this process, else the CPU. gpu: True for a GPU, False for the CPU; None: a GPU if it can.
 
-    A worker that asked Ray for no GPU sees those of its node all the same (Ray leaves CUDA_VISIBLE_DEVICES alone, as
-    `session` tells it to), so who wants the CPU must say so. Raises CcpError for True where torch sees no GPU.
+    A worker that has reserved no GPU sees none (`session`); a process that is no worker of Ray must be told. Raises
+    CcpError for True where torch sees no GPU.
     """
     seen = gpu is not False and torch.cuda.is_available()
     if gpu and not seen:

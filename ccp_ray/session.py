@@ -35,7 +35,9 @@ _ENVIRONMENT = {
     "RAY_grpc_client_keepalive_time_ms": "60000",
     "RAY_grpc_client_keepalive_timeout_ms": "60000",
     "RAY_DEDUP_LOGS": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # silences a FutureWarning about CUDA_VISIBLE_DEVICES
+    # A worker that has reserved no GPU sees none: else whoever is told to keep to the CPU (resources.gpu=false) takes
+    # the GPUs of others on its node.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # ours are shown instead
     "TOKENIZERS_PARALLELISM": "false",  # forked workers; Ray gives the parallelism

@@ -5,25 +5,24 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from embeddings_factory import write_embeddings
-from toy_ranked import LANGUAGES, PASSAGES, QUESTIONS, Toy, load_toy, write_passages
+from toy_ranked import LANGUAGES, PASSAGES, QUESTIONS, Toy, load_toy, toy_folder, write_passages
 
 from ccp_ray.artifact import Artifact, InputRef, Output, Request, open_output
 from ccp_ray.calibration_fit import fit
 from ccp_ray.embed_config import EmbedConfig
-from ccp_ray.errors import CcpError, DataError, UsageError
+from ccp_ray.errors import DataError, UsageError
 from ccp_ray.patterns import expand
 from ccp_ray.storage import read_uri
 from eval import evaluate as module
 from eval.evaluate import EvaluateConfig, evaluate, load_benchmarks
 from eval.run_reader import read_runs
 from eval.run_scores import score_runs
-from jobs.evaluate import show_scores
 from jobs.evaluate_plan import plan_evaluate
 
 WIDTH = 12
@@ -65,19 +64,7 @@ def embed(monkeypatch: pytest.MonkeyPatch) -> FakeEmbed:
 
 @pytest.fixture
 def folder(tmp_path: Path, embed: FakeEmbed, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Passages, and the toy benchmark among the built-in ones under two names."""
-    write_passages(tmp_path)
-    loaders: dict[str, Callable] = {
-        "toy": lambda data, _: load_toy(data),
-        "wordy": lambda data, _: load_toy(data, name="wordy", needs_text=True, depth=9),
-    }
-    monkeypatch.setattr(module, "_LOADERS", module._LOADERS | loaders)
-    monkeypatch.setattr(module, "BENCHMARKS", (*module.BENCHMARKS, *loaders))
-    (tmp_path / "translations").mkdir()
-    for lang in OFFSETS:
-        lines = "".join(f"{lang} {line}\n" for line in range(60))
-        (tmp_path / "translations" / f"{lang}.txt").write_text(lines)
-    return tmp_path
+    return toy_folder(tmp_path, monkeypatch)
 
 
 def results(artifact: Artifact) -> dict:
@@ -277,80 +264,6 @@ def test_a_changed_collection_is_another_input(folder: Path) -> None:
         file.write(json.dumps({"id": "p90", "lang": "qac", "text": "qac 90"}) + "\n")
     with pytest.raises(UsageError, match=r"inputs\.data\.toy"):
         evaluate("e", ["toy"], str(folder), str(folder / "out"))
-
-
-def write_trec(path: Path, questions: dict[str, str]) -> str:
-    path.write_text("".join(f"{question} Q0 {hit} 1 0.5 x\n" for question, hit in questions.items()))
-    return str(path)
-
-
-def test_run_files_that_cannot_be_scored(folder: Path) -> None:
-    def scored(*runs: str, benchmark: str = "toy") -> None:
-        score_runs(runs, benchmark.split(","), str(folder), str(folder / "x"))
-
-    good = write_trec(folder / "run.qaa.trec", {"1": "p1"})
-    cases: list[tuple[Callable[[], None], type[CcpError], str]] = [
-        (
-            lambda: scored(write_trec(folder / "all.trec", {"1": "p1"})),
-            DataError,
-            r"'1' is one of qaa and of qab.*LANG",
-        ),
-        (lambda: scored(write_trec(folder / "qaa.trec", {"77": "p1"})), DataError, "answers none of the questions"),
-        (lambda: scored(good, write_trec(folder / "b-qaa.run", {"1": "p2"})), DataError, "answered in another run"),
-        (lambda: scored(good, benchmark="wordy"), UsageError, r"scores the passages' texts.*\.json"),
-        (lambda: scored(str(folder / "p.json")), UsageError, r"p\.json: toy scores document ids.*give a TREC run"),
-        (lambda: scored(good, benchmark="translations"), UsageError, "one benchmark with a collection"),
-        (lambda: scored(good, benchmark="toy,wordy"), UsageError, "one benchmark with a collection"),
-        (lambda: scored(), UsageError, "no run file"),
-        (lambda: scored(str(folder / "none.trec")), UsageError, "none.trec"),
-    ]
-    for work, error, message in cases:
-        with pytest.raises(error, match=message):
-            work()
-    assert not (folder / "x").exists()
-
-
-def test_what_a_run_leaves_out_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Else a run of another version looks like a bad system."""
-    run = write_trec(folder / "qaa.trec", {"1": "p1", "2": "p2", "77": "p3", "78": "p3"})
-    score_runs([run], ["toy"], str(folder), str(folder / "by-name"))
-    told = capsys.readouterr().err
-    assert "toy: no run of qab\n" in told
-    assert f"toy: no hits for {QUESTIONS - 2} of {QUESTIONS} questions ('0', …)" in told
-    assert "toy: left out of the run: questions that are not asked (2: '77', …)" in told
-    whole = {f"{number}": f"p{number}" for number in range(QUESTIONS)}
-    score_runs(
-        [write_trec(folder / f"{lang}.run", whole) for lang in LANGUAGES], ["toy"], str(folder), str(folder / "all")
-    )
-    assert capsys.readouterr().err == ""
-
-
-def test_questions_of_a_file_for_all_languages_that_are_not_asked_are_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "topics.mrtydi-v1.1-en.test.txt").write_text("1\twho?\n2\twhere?\n")
-    (tmp_path / "qrels.mrtydi-v1.1-en.test.txt").write_text("1 Q0 a 1\n2 Q0 b 1\n")
-    run = write_trec(tmp_path / "all.trec", {"1": "a", "2": "b", "9": "c"})
-    scored = score_runs([run], ["mrtydi"], str(tmp_path), str(tmp_path / "out"))
-    assert scored.summary["benchmarks"]["mrtydi"]["run"]["mrr@100"] == 1.0
-    assert f"{run}: left out: questions that are not asked (1 of 3: '9', …)" in capsys.readouterr().err
-    show_scores(scored, False)
-    shown = capsys.readouterr().out.splitlines()
-    assert shown[-3:] == [
-        "  run    100.0       100.0",
-        "  incomplete: the mean lacks 10 languages",
-        "  not the official data: en: 2 questions, officially 744",
-    ]
-
-
-def test_predictions_with_texts_are_scored(folder: Path) -> None:
-    wordy = Toy(str(folder), name="wordy", needs_text=True)
-    wanted = [{"id": "0", "lang": "qaa", "ctxs": ["qac 1", "qac 2"]}]
-    (folder / "p.json").write_text(json.dumps(wanted))
-    from eval.run_scores import read_all
-
-    run = read_all([str(folder / "p.json")], wordy)
-    assert [hit.text for hit in run["qaa"]["0"]] == ["qac 1", "qac 2"]
 
 
 def test_predictions_that_are_written_hold_every_question_and_its_texts(folder: Path) -> None:

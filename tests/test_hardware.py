@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -45,3 +47,11 @@ def test_bf16_is_the_devices_own_whatever_else_the_machine_has(monkeypatch, cpu_
     assert resolve("auto", CPU) == ("bf16" if cpu_bf16 else "fp32")
     assert resolve("auto", GPU) == ("bf16" if gpu_bf16 else "fp32")
     assert (resolve("fp32", GPU), resolve("bf16", CPU)) == ("fp32", "bf16")
+
+
+def test_a_worker_that_reserved_no_gpu_sees_none_of_its_node(ray_local):
+    import ray
+
+    node = ray.remote(num_cpus=0.1, runtime_env={"env_vars": {"CUDA_VISIBLE_DEVICES": "0,1"}})
+    visible = node(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
+    assert ray.get(visible.remote()) == ""

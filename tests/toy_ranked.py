@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from ccp_ray.artifact import digest_json
 from ccp_ray.errors import UsageError
+from eval import evaluate as evaluation
 from eval.ranked import Collection, Question, Run
 
 LANGUAGES = ("qaa", "qab")
@@ -60,3 +62,18 @@ def write_passages(folder: Path, languages: Sequence[str] = ("qac",)) -> None:
     rows = [{"id": f"p{i}", "lang": languages[i % len(languages)]} for i in range(PASSAGES)]
     lines = [json.dumps(row | {"text": f"{row['lang']} {i}"}) for i, row in enumerate(rows)]
     (folder / "passages.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def toy_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Passages, the toy benchmark among the built-in ones under two names, and translations beside them."""
+    write_passages(folder)
+    loaders: dict[str, Callable] = {
+        "toy": lambda data, _: load_toy(data),
+        "wordy": lambda data, _: load_toy(data, name="wordy", needs_text=True, depth=9),
+    }
+    monkeypatch.setattr(evaluation, "_LOADERS", evaluation._LOADERS | loaders)
+    monkeypatch.setattr(evaluation, "BENCHMARKS", (*evaluation.BENCHMARKS, *loaders))
+    (folder / "translations").mkdir()
+    for lang in (*LANGUAGES, "qac"):
+        (folder / "translations" / f"{lang}.txt").write_text("".join(f"{lang} {line}\n" for line in range(60)))
+    return folder
