@@ -36,14 +36,11 @@ def embed_bench(options: BenchOptions, done: Callable[[dict[str, Any]], object])
     """
     import torch
 
-    unknown = sorted(set(options.sections) - set(SECTIONS))
-    if unknown:
-        raise UsageError(f"--section {unknown[0]}: unknown; known are {', '.join(SECTIONS)}")
-    gpu = torch.cuda.is_available()
-    if "gpu" in options.sections and not gpu:
+    asked, gpu = options.chosen(SECTIONS), torch.cuda.is_available()
+    if "gpu" in asked and not gpu:
         raise UsageError("--section gpu: torch sees no GPU here")
     measured: dict[str, Any] = {}
-    for name in options.sections or [name for name in SECTIONS if gpu or name != "gpu"]:
+    for name in asked or [name for name in SECTIONS if gpu or name != "gpu"]:
         with tempfile.TemporaryDirectory(prefix="ccp-ray-bench-") as folder:
             measured[name] = _section(name, options, Path(folder))
         done(measured)

@@ -39,9 +39,7 @@ def evaluation_bench(options: BenchOptions, shape: dict[str, Any] | None = None)
     """
     if not options.data:
         raise UsageError("bench evaluation: --data is missing, the folder with Tatoeba")
-    sections = options.sections or list(SECTIONS)
-    if unknown := sorted(set(sections) - set(SECTIONS)):
-        raise UsageError(f"--section {unknown[0]}: unknown; known are {', '.join(SECTIONS)}")
+    sections = options.chosen(SECTIONS) or SECTIONS
     benchmark = load_benchmarks([_TATOEBA], {_TATOEBA: options.data}, EvaluateConfig())[_TATOEBA]
     sentences = [text.text for text in benchmark.texts()]
     figures, details = list[Figure](), dict[str, Any]()

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from ccp_ray.config import StrictModel
+from ccp_ray.errors import UsageError
 from ccp_ray.progress import say
 
 
@@ -39,6 +40,12 @@ class BenchOptions(StrictModel):
     data: str | None = None
     factories: list[str] = Field(default_factory=list)
     sections: list[str] = Field(default_factory=list)
+
+    def chosen(self, known: Sequence[str]) -> list[str]:
+        """The sections that are asked for, of a part that has these. Raises UsageError for another."""
+        if unknown := sorted(set(self.sections) - set(known)):
+            raise UsageError(f"--section {unknown[0]}: unknown; known are {', '.join(known)}")
+        return self.sections
 
 
 class Figure(NamedTuple):
