@@ -22,7 +22,7 @@ from ccp_ray.corpus import Corpus
 from ccp_ray.embed_config import EmbedConfig
 from ccp_ray.embed_plan import Piece, corpus_plan, imported_plan
 from ccp_ray.embed_reuse import reuse_pieces
-from ccp_ray.embed_stream import LEDGER, STAGE, Encode, Tokenise, commit_piece
+from ccp_ray.embed_stream import LEDGER, STAGE, Commit, Encode, Tokenise
 from ccp_ray.errors import DataError, UsageError
 from ccp_ray.faults import reach
 from ccp_ray.ledger import Entry, Ledger, put_bytes
@@ -106,7 +106,7 @@ def _run(
 
 def _stream(todo: list[Piece], encoder: str, output: str, config: EmbedConfig) -> Any:
     import ray.data
-    from ray.data import ActorPoolStrategy, TaskPoolStrategy
+    from ray.data import ActorPoolStrategy
 
     use_gpu, (least, most), tokenizers = _sizes(config, len(todo), sum(piece.rows for piece in todo))
     # Tasks around the model must find room beside it, on one CPU too: 0.7 + 0.2 + 0.1.
@@ -115,12 +115,12 @@ def _stream(todo: list[Piece], encoder: str, output: str, config: EmbedConfig) -
     readers = ActorPoolStrategy(min_size=1, max_size=tokenizers)
     models = ActorPoolStrategy(min_size=least, max_size=most)
     # Two beside each model keep up with it; without a bound each waiting piece starts a process.
-    uploads = TaskPoolStrategy(min(2 * most, len(todo)))
+    uploads = ActorPoolStrategy(min_size=1, max_size=min(2 * most, len(todo)))
     dataset = (
         ray.data.from_items([piece._asdict() for piece in todo], override_num_blocks=len(todo))
         .map(Tokenise, fn_constructor_args=actor, compute=readers, num_cpus=0.2)
         .map(Encode, fn_constructor_args=actor, compute=models, **placement)
-        .map(commit_piece, fn_kwargs={"output": output}, compute=uploads, num_cpus=0.1)
+        .map(Commit, fn_constructor_args=(output,), compute=uploads, num_cpus=0.1)
     )
     dataset.set_name(STAGE)
     return dataset.iter_rows()

@@ -1,6 +1,6 @@
 """What the workers of `embed` do with a piece: three operators of one Ray Data stream.
 
-    Tokenise (actors, CPU) ──► Encode (actors that hold the model) ──► commit_piece (tasks)
+    Tokenise (actors, CPU) ──► Encode (actors that hold the model) ──► Commit (actors)
 
 A piece travels as one row, its arrays as bytes. While the model runs on one piece the next is read and tokenised and
 the one before is hashed and uploaded. Each operator first asks whether another run has committed the piece meanwhile.
@@ -148,36 +148,44 @@ class Encode:
         }
 
 
-def commit_piece(row: dict[str, Any], output: str) -> dict[str, Any]:
-    """Writes a piece's files, then its ledger entry."""
-    if _over(row):
-        return row
-    try:
-        store = open_store(output)
-        entry = _write(row, output)
-        reach("embed.written")
-        with log_fields(run=store.root, stage=STAGE, piece=row["name"]):
-            committed = commit(Ledger(store, LEDGER), row["name"], entry, STAGE, row["ready"])
-        reach("embed.committed")
-        return committed
-    except CcpError as error:
-        return _failed(row, error, output)
+class Commit:
+    """Writes a piece's files, then its ledger entry.
 
+    An actor: on a machine whose CPUs are taken Ray ends a task's process after an idle second, so that nearly each
+    piece would start one, which costs 2.3 s of a CPU that encodes.
+    """
 
-def _write(row: dict[str, Any], output: str) -> Entry:
-    store = open_store(output)
-    table = pq.read_table(io.BytesIO(row["table"]))
-    vectors_ND = np.frombuffer(row["vectors"], dtype=row["dtype"]).reshape(table.num_rows, row["dimensions"])
-    bad = np.flatnonzero(~np.isfinite(vectors_ND).all(axis=1))
-    if len(bad):
-        # No DataError, which would undo the output: hours of committed pieces may lie in it.
-        raise CcpError(f"the encoder gives no finite vector for {table.column('id')[int(bad[0])]!s}; check its weights")
-    buffer = io.BytesIO()
-    np.save(buffer, vectors_ND)
-    # By content: another machine's vectors may differ in the last bit, and must not replace those that are committed.
-    vectors = put_content(store, f"vectors/{row['name']}", "npy", buffer.getvalue())
-    rows = put_content(store, f"rows/{row['name']}", "parquet", row["table"])
-    languages = {item["values"]: item["counts"] for item in table.column("lang").value_counts().to_pylist()}
-    info = {name: row[name] for name in _TOLD}
-    info |= {"vectors": vectors.path, "table": rows.path, "languages": dict(sorted(languages.items()))}
-    return Entry(rows=table.num_rows, files=[vectors, rows], info=info)
+    def __init__(self, output: str) -> None:
+        self.output = open_store(output)
+        self.ledger = Ledger(self.output, LEDGER)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        if _over(row):
+            return row
+        try:
+            entry = self._write(row)
+            reach("embed.written")
+            with log_fields(run=self.output.root, stage=STAGE, piece=row["name"]):
+                committed = commit(self.ledger, row["name"], entry, STAGE, row["ready"])
+            reach("embed.committed")
+            return committed
+        except CcpError as error:
+            return _failed(row, error, self.output.root)
+
+    def _write(self, row: dict[str, Any]) -> Entry:
+        table = pq.read_table(io.BytesIO(row["table"]))
+        vectors_ND = np.frombuffer(row["vectors"], dtype=row["dtype"]).reshape(table.num_rows, row["dimensions"])
+        bad = np.flatnonzero(~np.isfinite(vectors_ND).all(axis=1))
+        if len(bad):
+            # No DataError, which would undo the output: hours of committed pieces may lie in it.
+            bad_id = table.column("id")[int(bad[0])]
+            raise CcpError(f"the encoder gives no finite vector for {bad_id!s}; check its weights")
+        buffer = io.BytesIO()
+        np.save(buffer, vectors_ND)
+        # By content: another machine's vectors may differ in the last bit, and must not replace those that are committed.
+        vectors = put_content(self.output, f"vectors/{row['name']}", "npy", buffer.getvalue())
+        rows = put_content(self.output, f"rows/{row['name']}", "parquet", row["table"])
+        languages = {item["values"]: item["counts"] for item in table.column("lang").value_counts().to_pylist()}
+        info = {name: row[name] for name in _TOLD}
+        info |= {"vectors": vectors.path, "table": rows.path, "languages": dict(sorted(languages.items()))}
+        return Entry(rows=table.num_rows, files=[vectors, rows], info=info)

@@ -19,7 +19,7 @@ from ccp_ray.artifact import Artifact, Output, Request, open_output
 from ccp_ray.embed import _check_gpu, _stream, embed
 from ccp_ray.embed_config import EmbedConfig, EmbedResources
 from ccp_ray.embed_plan import Piece
-from ccp_ray.embed_stream import LEDGER, Encode, Tokenise, commit_piece
+from ccp_ray.embed_stream import LEDGER, Commit, Encode, Tokenise
 from ccp_ray.embeddings import Embeddings
 from ccp_ray.encoder import Encoder
 from ccp_ray.errors import CcpError, DamagedError, DataError, StoreError, UsageError, raise_carried
@@ -208,7 +208,7 @@ def piece(tmp_path, texts) -> dict[str, Any]:
 def through(piece: dict[str, Any], encoder: str, output: Output, config: EmbedConfig = CONFIG) -> dict[str, Any]:
     settings = config.model_dump_json()
     row = Tokenise(encoder, settings, output.uri)(dict(piece))
-    return commit_piece(Encode(encoder, settings, output.uri)(row), output.uri)
+    return Commit(output.uri)(Encode(encoder, settings, output.uri)(row))
 
 
 def test_a_piece_is_its_first_rows_and_its_files_are_named_by_their_content(piece, encoder, output):
@@ -234,7 +234,7 @@ def test_what_another_run_committed_meanwhile_is_neither_read_nor_encoded(piece,
     monkeypatch.setattr(encode.encoder, "encode_tokens", lambda *a: pytest.fail("encoded again"))
     assert Entry.model_validate_json(tokenise(dict(piece))["entry"]) == standing
     assert Entry.model_validate_json(encode(dict(tokenised))["entry"]) == standing
-    late = commit_piece(encoded, output.uri)  # both had it under way: the first entry stands
+    late = Commit(output.uri)(encoded)  # both had it under way: the first entry stands
     assert Entry.model_validate_json(late["entry"]) == standing
 
 
@@ -245,8 +245,8 @@ def test_a_writer_whose_bits_differ_leaves_the_files_of_a_committed_piece_alone(
     vectors = np.frombuffer(row["vectors"], dtype=np.float32).copy()
     vectors[0] = np.nextafter(vectors[0], 2)
     other["vectors"] = vectors.tobytes()
-    first = Entry.model_validate_json(commit_piece(row, output.uri)["entry"])
-    assert Entry.model_validate_json(commit_piece(other, output.uri)["entry"]) == first
+    first = Entry.model_validate_json(Commit(output.uri)(row)["entry"])
+    assert Entry.model_validate_json(Commit(output.uri)(other)["entry"]) == first
     assert [check_file(output.store, record) for record in first.files] == [None, None]
 
 
@@ -270,7 +270,7 @@ def test_a_vector_that_is_not_finite_names_its_row_and_is_not_committed(piece, e
     encode = Encode(encoder, settings, output.uri)
     with torch.no_grad():
         encode.encoder.model.embeddings.word_embeddings.weight.fill_(float("nan"))
-    done = commit_piece(encode(Tokenise(encoder, settings, output.uri)(dict(piece))), output.uri)
+    done = Commit(output.uri)(encode(Tokenise(encoder, settings, output.uri)(dict(piece))))
     with pytest.raises(CcpError, match="no finite vector for d000; check its weights") as caught:
         raise_carried(done["error"])
     assert not isinstance(caught.value, DataError)  # which would undo what is committed
@@ -294,7 +294,7 @@ def test_a_store_that_forbids_writing_is_an_error_in_words(piece, encoder, outpu
     row = Encode(encoder, settings, output.uri)(Tokenise(encoder, settings, output.uri)(dict(piece)))
     monkeypatch.setattr(LocalStore, "write", refuse)
     with pytest.raises(StoreError, match="permission denied"):
-        raise_carried(commit_piece(row, output.uri)["error"])
+        raise_carried(Commit(output.uri)(row)["error"])
 
 
 def test_without_a_gpu_an_encoder_runs_on_the_cpu_whatever_its_node_has(piece, encoder, output, monkeypatch):

@@ -115,12 +115,12 @@ def pieces_here(*modules: str) -> Iterator[dict[str, float]]:
 
 
 def _stream(todo: list[Piece], encoder: str, output: str, config: EmbedConfig) -> Iterator[dict[str, Any]]:
-    from ccp_ray.embed_stream import Encode, Tokenise, commit_piece
+    from ccp_ray.embed_stream import Commit, Encode, Tokenise
 
     actor = (encoder, config.model_dump_json(), output)
-    tokenise, encode = Tokenise(*actor), Encode(*actor)
+    tokenise, encode, commit = Tokenise(*actor), Encode(*actor), Commit(output)
     for piece in todo:
-        yield commit_piece(encode(tokenise(piece._asdict())), output)
+        yield commit(encode(tokenise(piece._asdict())))
 
 
 @contextlib.contextmanager
