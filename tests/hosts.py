@@ -184,6 +184,14 @@ class Host:
     def mend(self) -> None:
         _ip("-n", self.lan.name, "link", "set", self.port, "up")
 
+    def lose_way_to(self, other: Host) -> None:
+        """All it sends to another host is lost, as behind a firewall that drops: that one's hardware is no one's."""
+        nobody = ("lladdr", "02:00:00:00:00:01", "nud", "permanent", "dev", "eth0")
+        _ip("-n", self.namespace, "neigh", "replace", other.address, *nobody)
+
+    def find_way_to(self, other: Host) -> None:
+        _ip("-n", self.namespace, "neigh", "delete", other.address, "dev", "eth0")
+
     def slow(self, megabits: int) -> None:
         """Let no more than this leave in a second; 0: as fast as it can. (Many kernels come without netem's delays.)"""
         done = _tc(self.namespace, "eth0", *([*_SLOWED, "rate", f"{megabits}mbit"] if megabits else ["pfifo_fast"]))

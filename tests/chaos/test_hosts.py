@@ -115,6 +115,28 @@ DISTURBED = {stage: kill_driver(stage) for stage in STAGES}
 DISTURBED |= {"encoder": in_training, "embeddings": in_embedding, "evaluation": in_evaluation}
 
 
+@pytest.mark.timeout(300)
+def test_a_host_that_cannot_reach_the_store_is_named_before_anything_is_begun(lan: Lan, tmp_path: Path) -> None:
+    """Though the driver's host can. The same command runs once the way is there."""
+    documents, log, objects = tmp_path / "documents.jsonl", tmp_path / "log", lan.bucket("way")
+    sentences = ("This is one sentence.", "Here is another one.", "And one more of them.")
+    rows = [{"id": str(n), "lang": "en", "text": f"{n} {' '.join(sentences)}"} for n in range(60)]
+    documents.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    command = ("prepare", str(documents), "--output", "s3://way/corpus", "--set", "tokenizer.vocabulary=100")
+    a, b = lan["a"], lan["b"]
+    a.start_ray(1)
+    b.start_ray(1, head=a)
+    b.lose_way_to(lan["store"])
+    assert a.verb(*command, head=a, log=log).wait(150) == 1
+    (line,) = log.read_text().splitlines()
+    assert line.startswith("ccp-ray: error: 1 of 2 nodes cannot do this job, and nothing was started. node ")
+    assert f" at {b.address}: cannot list s3://way/corpus" in line
+    assert a.address not in line
+    assert [path for path in objects.rglob("*") if path.is_file()] == []
+    b.find_way_to(lan["store"])
+    assert a.verb(*command, head=a, log=log).wait(150) == 0, log.read_text()[-3000:]
+
+
 @pytest.mark.timeout(900)
 def test_workers_come_and_go_with_their_hosts(small_run: SmallRun, lan: Lan, tmp_path: Path) -> None:
     """Three workers on two hosts. Ray says that one will be taken; it is killed, and two go on.
