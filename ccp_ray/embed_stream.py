@@ -182,7 +182,7 @@ class Commit:
             raise CcpError(f"the encoder gives no finite vector for {bad_id!s}; check its weights")
         buffer = io.BytesIO()
         np.save(buffer, vectors_ND)
-        # By content: another machine's vectors may differ in the last bit, and must not replace those that are committed.
+        # By content: another machine's vectors may differ in the last bit, and must not replace committed ones.
         vectors = put_content(self.output, f"vectors/{row['name']}", "npy", buffer.getvalue())
         rows = put_content(self.output, f"rows/{row['name']}", "parquet", row["table"])
         languages = {item["values"]: item["counts"] for item in table.column("lang").value_counts().to_pylist()}
