@@ -109,7 +109,7 @@ def _stream(todo: list[Piece], encoder: str, output: str, config: EmbedConfig) -
     from ray.data import ActorPoolStrategy
 
     use_gpu, (least, most), tokenizers = _sizes(config, len(todo), sum(piece.rows for piece in todo))
-    # Tasks around the model must find room beside it, on one CPU too: 0.7 + 0.2 + 0.1.
+    # What works around the model must find room beside it, on one CPU too: 0.7 + 0.2 + 0.1.
     placement: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0.7} if use_gpu else {"num_cpus": 0.7}
     actor = (encoder, config.model_dump_json(), output)
     readers = ActorPoolStrategy(min_size=1, max_size=tokenizers)
