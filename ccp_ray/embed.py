@@ -114,7 +114,7 @@ def _stream(todo: list[Piece], encoder: str, output: str, config: EmbedConfig) -
     actor = (encoder, config.model_dump_json(), output)
     readers = ActorPoolStrategy(min_size=1, max_size=tokenizers)
     models = ActorPoolStrategy(min_size=least, max_size=most)
-    # Two beside each model keep up with it; without a bound each waiting piece starts a process.
+    # Grown by need: each is a process. Two beside each model keep up with it.
     uploads = ActorPoolStrategy(min_size=1, max_size=min(2 * most, len(todo)))
     dataset = (
         ray.data.from_items([piece._asdict() for piece in todo], override_num_blocks=len(todo))
