@@ -114,8 +114,8 @@ def _stream(todo: list[Piece], encoder: str, output: str, config: EmbedConfig) -
     actor = (encoder, config.model_dump_json(), output)
     readers = ActorPoolStrategy(min_size=1, max_size=tokenizers)
     models = ActorPoolStrategy(min_size=least, max_size=most)
-    # Grown by need: each is a process. Two beside each model keep up with it.
-    uploads = ActorPoolStrategy(min_size=1, max_size=min(2 * most, len(todo)))
+    # Grown by need: each is a process. Two beside each model keep up with it; on one CPU there is room for one.
+    uploads = ActorPoolStrategy(min_size=1, max_size=min(2 * most if cluster_cpus() > 1 else 1, len(todo)))
     dataset = (
         ray.data.from_items([piece._asdict() for piece in todo], override_num_blocks=len(todo))
         .map(Tokenise, fn_constructor_args=actor, compute=readers, num_cpus=0.2)

@@ -16,14 +16,19 @@ from ccp_ray.progress import say
 _said: set[str] = set()
 
 
+def holds_secrets(url: str) -> bool:
+    """Whether an address has a place for some. Anywhere: a password with a slash in it looks like a path."""
+    return "@" in url or "?" in url
+
+
 def checked_endpoint(url: str) -> str:
     """The address. Raises UsageError, without showing it, where it holds a user name or a password."""
-    parts = urlsplit(url)
-    if "@" in parts.netloc or parts.query:
+    if holds_secrets(url):
         raise UsageError(
             "AWS_ENDPOINT_URL (or the profile's endpoint_url): holds a user, a password or a query; expected "
-            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]} alone. Credentials come from the standard AWS chain"
+            "https://HOST or https://HOST:PORT alone. Credentials come from the standard AWS chain"
         )
+    parts = urlsplit(url)
     if parts.scheme == "http" and parts.hostname and not _is_here(parts.hostname) and url not in _said:
         _said.add(url)
         say(f"ccp-ray: {url} is not encrypted: whoever is on the way can read and alter what is stored; use https://")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-_USER = re.compile(r"(?<=://)[^/@\s]+@")
+_USER = re.compile(r"(?<=://)[^/\s]+@")
 _SIGNED = re.compile(r"(?i)([?&](?:x-amz-[\w-]+|awsaccesskeyid|signature|token|sig)=)[^&\s]+")
 
 

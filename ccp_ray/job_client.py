@@ -16,12 +16,16 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
+
 from ccp_ray.cluster_room import Room, room
-from ccp_ray.errors import CcpError, UsageError, redacted
+from ccp_ray.endpoint import holds_secrets
+from ccp_ray.errors import CcpError, UsageError
 from ccp_ray.job_package import Package
 from ccp_ray.job_records import JobRecord, JobRequest, job_record
 from ccp_ray.log_fields import VARIABLE as LOGS
@@ -54,6 +58,14 @@ class JobClient:
                 self.ray = JobSubmissionClient(self.url)
             except KeyError as error:
                 raise CcpError(self._stranger(f"no {error} in its answer")) from None
+
+    @cached_property
+    def here(self) -> bool:
+        """Whether the cluster's head is this machine.
+
+        A port that ssh, kubectl or Docker brings here has a loopback address too, so the head's own is asked for.
+        """
+        return _is_loopback(self.url) and any(node.head and _is_own(node.address) for node in self.room().nodes)
 
     def check_versions(self) -> str:
         """The cluster's versions, for a person. Raises CcpError where it cannot run this program."""
@@ -104,7 +116,7 @@ class JobClient:
                     self.ray.submit_job(
                         entrypoint=entrypoint,
                         submission_id=job,
-                        runtime_env={"working_dir": str(archive), "env_vars": passed_on(self.url)},
+                        runtime_env={"working_dir": str(archive), "env_vars": passed_on(self.here)},
                         metadata=request.metadata(attempt),
                     )
                 except RuntimeError as error:
@@ -193,27 +205,31 @@ def refusal(url: str, status: int) -> str:
     return f"{url} refuses the token (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token): it is another's"
 
 
-def passed_on(url: str) -> dict[str, str]:
+def passed_on(here: bool) -> dict[str, str]:
     """Where the store is, how long to wait for it, and how to log, for the job; never a credential: nodes have their
     own chain.
 
-    A store on this machine's loopback is none for a cluster elsewhere, and an address with a password stays here.
+    A store on this machine's loopback is none for a cluster that is not `here`, and an address with a password stays.
     """
-    here = _is_loopback(url)
     found = {name: os.environ[name] for name in _PASSED_ON if os.environ.get(name)}
     return {
-        name: value for name, value in found.items() if (here or not _is_loopback(value)) and value == redacted(value)
+        name: value for name, value in found.items() if (here or not _is_loopback(value)) and not holds_secrets(value)
     }
 
 
-def withheld(url: str) -> list[str]:
+def withheld(here: bool) -> list[str]:
     """Names of what `passed_on` keeps back."""
-    return [name for name in _PASSED_ON if os.environ.get(name) and name not in passed_on(url)]
+    return [name for name in _PASSED_ON if os.environ.get(name) and name not in passed_on(here)]
 
 
 def _is_loopback(url: str) -> bool:
     host = urlsplit(url).hostname or ""
     return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _is_own(address: str) -> bool:
+    """Whether one of this machine's interfaces has it."""
+    return any(address == each.address for addresses in psutil.net_if_addrs().values() for each in addresses)
 
 
 def _knock(url: str) -> None:

@@ -33,6 +33,7 @@ class LogFollower:
         self.first_line: float | None = None  # time.monotonic()
         self.first_own_line: float | None = None  # of the command; what comes before is Ray's
         self._written = 0  # characters
+        self._alive = False  # whether this connection brought news, or the cluster answered while it was silent
         self._opening = ""  # of the log, until Ray says that it runs the command
 
     def follow(self, give_up_s: float = _GIVE_UP_S) -> JobRecord:
@@ -40,15 +41,16 @@ class LogFollower:
         record = self.client.record(self.job)
         pause, lost_since = _FIRST_PAUSE_S, None
         while True:
+            self._alive = False
             try:
-                before = self._written
                 whole = asyncio.run(self._connection())
-                record = self.client.record(self.job)
+                record, lost_since = self.client.record(self.job), None
                 if record.over and whole:
                     return record
-                if self._written > before:
-                    pause, lost_since = _FIRST_PAUSE_S, None
+                pause = _FIRST_PAUSE_S if self._alive else pause
             except UnreachableError as error:
+                if self._alive:  # it broke after it had held: what was lost before is over
+                    pause, lost_since = _FIRST_PAUSE_S, None
                 lost_since = lost_since or time.monotonic()
                 if time.monotonic() - lost_since > give_up_s:
                     raise
@@ -71,8 +73,10 @@ class LogFollower:
                     text, waiting, heard = waiting.result(), None, time.monotonic()
                     self._fresh(text[max(0, self._written - at) :])
                     at += len(text)
-                elif time.monotonic() - heard > _RENEW_S or self.client.record(self.job).over:
+                elif self.client.record(self.job).over or time.monotonic() - heard > _RENEW_S:
                     return False
+                else:
+                    self._alive = True
         except _LogEndedError:
             return True
         except aiohttp.WSServerHandshakeError as error:
@@ -88,7 +92,7 @@ class LogFollower:
     def _fresh(self, text: str) -> None:
         if text:
             self.first_line = self.first_line or time.monotonic()
-            self._written += len(text)
+            self._written, self._alive = self._written + len(text), True
             self.write(text)
             self._time(text)
 

@@ -2,8 +2,9 @@
 
 Ray would pack a folder by itself. We do it, because it then is known before the upload what goes and how large it is;
 ignore files are read as git reads them (a deeper file may take back what a higher one says; Ray's reading cannot);
-files from outside can go along; and files that tend to hold credentials never go. The archive has fixed times and
-order, so the same files make the same bytes: Ray names packages by content and uploads this one once a cluster.
+files from outside can go along; and files that tend to hold credentials never go, which is said. The archive has fixed
+times and order, so the same files make the same bytes: Ray names packages by content and uploads this one once a
+cluster.
 
 Folders behind symbolic links do not go along: they are where people keep data.
 """
@@ -15,6 +16,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
@@ -25,8 +27,12 @@ from ccp_ray.sizes import megabytes
 
 MOST_BYTES = 100 << 20  # Ray's dashboard takes no larger request
 _PACKAGES = ("ccp_ray", "jobs", "eval")
-_NEVER = frozenset(
-    [*(".git", ".venv", "venv", "__pycache__"), *(".env", ".netrc", ".aws", ".ssh", ".ray")]  # ours; credentials
+_NEVER = frozenset((".git", ".venv", "venv", "__pycache__"))
+# Of files and folders; the last are of cluster/slurm/ccp-ray.sbatch.
+_SECRETIVE = (
+    *(".env", ".env.*", "*.env", ".netrc", ".pgpass", ".git-credentials", "credentials", "auth_token"),
+    *("*.pem", "*.key", "*.p12", "id_rsa*", "id_ecdsa*", "id_ed25519*"),
+    *(".aws", ".ssh", ".kube", ".ray", ".ccp-ray-*"),
 )
 _NAMED = 6  # files and folders in the refusal of what is too large
 _TIME = (1980, 1, 1, 0, 0, 0)
@@ -36,13 +42,17 @@ Rules = Sequence[tuple[Path, GitIgnoreSpec]]
 
 @dataclass(frozen=True)
 class Package:
-    """Files by their name in the archive. `checkout`: whether they are one, and not the installed packages alone."""
+    """Files by their name in the archive. `checkout`: whether they are one, and not the installed packages alone.
+
+    secretive: names of what stays because it may hold credentials.
+    """
 
     root: Path
     checkout: bool
     files: Mapping[str, Path]
     sizes: Mapping[str, int]
     extra: Mapping[str, bytes] = field(default_factory=dict)
+    secretive: Sequence[str] = ()
 
     @property
     def bytes(self) -> int:
@@ -85,9 +95,10 @@ def package(root: Path | None = None, extra: Mapping[str, bytes] | None = None) 
     """Of the code that is running, or of the checkout at `root`. extra: further files by name."""
     top = root or Path(ccp_ray.__file__).resolve().parent.parent
     checkout = (top / "pyproject.toml").is_file()
-    files = dict(_walk(top, top, []) if checkout else _packages(top))
+    found = dict(_walk(top, top, []) if checkout else _packages(top))
+    files = {name: path for name, path in found.items() if not _secretive(path)}
     sizes = {name: path.stat().st_size for name, path in files.items()}
-    return Package(top, checkout, files, sizes, dict(extra or {}))
+    return Package(top, checkout, files, sizes, dict(extra or {}), sorted(found.keys() - files.keys()))
 
 
 def _packages(top: Path) -> Iterator[tuple[str, Path]]:
@@ -96,15 +107,20 @@ def _packages(top: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _walk(folder: Path, top: Path, rules: Rules) -> Iterator[tuple[str, Path]]:
+    """Files by name, and folders that may hold credentials, unopened."""
     rules = [*rules, *_own_rules(folder)]
     for path in sorted(folder.iterdir()):
         is_folder = path.is_dir()
         if path.name in _NEVER or (is_folder and path.is_symlink()) or _ignored(path, is_folder, rules):
             continue
-        if is_folder:
+        if is_folder and not _secretive(path):
             yield from _walk(path, top, rules)
-        elif path.is_file():
+        elif is_folder or path.is_file():
             yield path.relative_to(top).as_posix(), path
+
+
+def _secretive(path: Path) -> bool:
+    return any(fnmatchcase(path.name, pattern) for pattern in _SECRETIVE)
 
 
 def _own_rules(folder: Path) -> Iterator[tuple[Path, GitIgnoreSpec]]:

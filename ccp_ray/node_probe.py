@@ -1,9 +1,9 @@
 """What every node of a cluster is asked before work starts, so that one that cannot do the work is named at once.
 
 One task without CPUs on each living node, all at the same time. It tells the versions of what decides results, a digest
-of this library's code, the node's clock, the free space where Ray keeps its files, and whether the store can be reached
-and read from there with the node's own credentials. Without this a node with, say, a wrong key fails its pieces minutes
-or hours later, and Ray tries each of them again before it gives up.
+of this library's code, the node's clock, the free space where Ray keeps its files, and whether the store can be
+reached, read and (for an output) written from there with the node's own credentials. Without this a node with, say, a
+wrong key fails its pieces minutes or hours later, and Ray tries each of them again before it gives up.
 
 Clocks: a node's is compared with ours at the moments when its task was sent and answered, so the difference is known to
 within that time (a second or two: a process has to start); the store's, by the Date of its answer, with the node's. S3
@@ -33,7 +33,7 @@ from typing import Any
 
 from ccp_ray.errors import CcpError
 from ccp_ray.progress import say
-from ccp_ray.storage import TEMPORARY, LocalStore, open_store
+from ccp_ray.storage import TEMPORARY, LocalStore, Store, open_store
 
 REFUSED_SKEW_S, NOTED_SKEW_S = 900.0, 60.0  # S3's limit
 _MIN_FREE = 1 << 30
@@ -85,21 +85,21 @@ def ask_nodes(place: str | None = None, *, writes: bool = True) -> list[NodeRepo
     Needs a Ray session; leaves nothing behind.
     """
     with _beacon(place, writes) as beacon:
-        answers = _ask(place, beacon)
+        answers = _ask(place, beacon, writes)
     here = _versions()
     return [_judge(name, answer, here) for name, answer in sorted(answers.items())]
 
 
-def _ask(place: str | None, beacon: str | None) -> dict[str, dict[str, Any] | str]:
+def _ask(place: str | None, beacon: str | None, writes: bool) -> dict[str, dict[str, Any] | str]:
     """By node: its answer with the times between which it came, or why there is none."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    task = ray.remote(num_cpus=0, max_retries=0)(_answer)
+    task = ray.remote(num_cpus=0, max_retries=0, name="node check")(_answer)
     nodes, sent = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}, time.time()
     waiting = {
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(number, soft=False)).remote(
-            place, beacon, node["ObjectStoreSocketName"]
+            place, beacon, writes, node["ObjectStoreSocketName"]
         ): number
         for number, node in nodes.items()
     }
@@ -131,11 +131,11 @@ def _name(node: dict[str, Any]) -> str:
     return f"node {node['NodeID'][:8]} at {node['NodeManagerAddress']}"
 
 
-def _answer(place: str | None, beacon: str | None, socket: str) -> dict[str, Any]:
+def _answer(place: str | None, beacon: str | None, writes: bool, socket: str) -> dict[str, Any]:
     """Runs on the node."""
     clock = time.time()
     disk = shutil.disk_usage(next(folder for folder in Path(socket).parents if folder.is_dir()))
-    problem, skew = _store(place, beacon)
+    problem, skew = _store(place, beacon, writes)
     return {
         "clock": clock,
         "versions": _versions(),
@@ -151,7 +151,7 @@ def _versions() -> dict[str, str]:
     found = {"Python": platform.python_version()}
     for name in _PACKAGES:
         found[name] = _version(name)
-    found["faiss"] = next(filter(None, map(_version, _FAISS)), "")
+    found["faiss"] = next((f"{name} {_version(name)}" for name in _FAISS if _version(name)), "")
     return found | {"ccp-ray's code": _code()}
 
 
@@ -170,7 +170,7 @@ def _code() -> str:
     return digest.hexdigest()[:12]
 
 
-def _store(place: str | None, beacon: str | None) -> tuple[str, float]:
+def _store(place: str | None, beacon: str | None, writes: bool) -> tuple[str, float]:
     """What keeps this node from the store ("": nothing), and by how many seconds the store's clock is ahead."""
     if place is None:
         return "", 0.0
@@ -183,6 +183,8 @@ def _store(place: str | None, beacon: str | None) -> tuple[str, float]:
     os.environ["AWS_MAX_ATTEMPTS"] = _TRIES
     try:
         theirs = store.clock()
+        if writes:
+            _leave_and_take_back(store)
         return "", 0.0 if theirs is None or abs(theirs - time.time()) < 1 else theirs - time.time()
     except (CcpError, FileNotFoundError) as error:
         return str(error), 0.0
@@ -191,6 +193,13 @@ def _store(place: str | None, beacon: str | None) -> tuple[str, float]:
             del os.environ["AWS_MAX_ATTEMPTS"]
         else:
             os.environ["AWS_MAX_ATTEMPTS"] = before
+
+
+def _leave_and_take_back(store: Store) -> None:
+    """Who may read but not write would fail at its first commit, after all the work on it."""
+    key = f"{TEMPORARY}probe-{uuid.uuid4().hex}"
+    store.write(key, b"")
+    store.delete(key)
 
 
 def _shared_folder(beacon: str) -> str:
@@ -247,8 +256,14 @@ def _judge(name: str, answer: dict[str, Any] | str, here: dict[str, str]) -> Nod
 
 def _differences(there: dict[str, str], here: dict[str, str]) -> list[str]:
     differ = [f"{name} {there.get(name) or 'missing'} (here {version})" for name, version in here.items()
-              if version and there.get(name) != version]  # fmt: skip
+              if version and not _alike(there.get(name, ""), version)]  # fmt: skip
     return [f"other versions: {', '.join(differ)}; install the same on every node (constraints.txt)"] if differ else []
+
+
+def _alike(there: str, here: str) -> bool:
+    """Equal; or FAISS for CPUs and FAISS for GPUs, whose releases do not come together and read the same files."""
+    builds = [version.partition(" ")[0] for version in (there, here)]
+    return there == here or (builds[0] != builds[1] and set(builds) <= set(_FAISS))
 
 
 def skew(sent: float, clock: float, answered: float) -> float:

@@ -81,12 +81,14 @@ class Submission:
     def check(self, notes: list[str]) -> None:
         """Versions, and what there is to know of paths and the store's address."""
         self.versions = self.client.check_versions()
-        kept = withheld(self.client.url)
+        kept = withheld(self.client.here)
         if kept:
             notes = [
                 *notes,
                 f"{', '.join(kept)} stays here (this machine's own, or with a password): nodes have theirs",
             ]
+        if self.code.secretive:
+            notes = [*notes, f"{', '.join(self.code.secretive)} may hold credentials and does not go along"]
         for note in notes:
             say(f"ccp-ray: {note}")
 

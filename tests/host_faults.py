@@ -90,6 +90,7 @@ def head_killed(hosted: HostRun) -> None:
     hosted.head.wipe()
     hosted.other = hosted.third
     hosted.node.kill_all()
+    hosted.node.mend()  # an earlier fault may have cut it off
     hosted.head.start_ray(1)
     hosted.node.start_ray(1, head=hosted.head)
     hosted.start()

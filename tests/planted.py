@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import gzip
+import io
 import secrets
 import shutil
 import subprocess
 import tempfile
+import urllib.parse
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -34,7 +39,34 @@ def own_places() -> Iterator[dict[str, str]]:
 
 
 def found(where: str, data: bytes) -> list[str]:
-    return [f"{name} in {where}" for name, value in SECRETS.items() if value in data]
+    """Of the secrets, those in the data: as they are or encoded, also inside a gzip or zip file."""
+    layers = list(unpacked(data))
+    return [f"{name} in {where}" for name in SECRETS if any(form in layer for form in FORMS[name] for layer in layers)]
+
+
+def encoded(secret: bytes) -> set[bytes]:
+    """As it is, as part of a URL, in hexadecimal digits, and inside base64 wherever it begins."""
+    forms = {secret, urllib.parse.quote(secret, safe="").encode(), secret.hex().encode()}
+    for before in range(3):
+        # Whole characters of the secret alone; those at its ends share bits with what is around.
+        first, last = -(-8 * before // 6), 8 * (before + len(secret)) // 6
+        text = bytes(before) + secret
+        forms |= {encode(text)[first:last] for encode in (base64.b64encode, base64.urlsafe_b64encode)}
+    return forms
+
+
+FORMS = {name: encoded(secret) for name, secret in SECRETS.items()}
+
+
+def unpacked(data: bytes) -> Iterator[bytes]:
+    """The data, and what lies in it where it is a gzip or zip file."""
+    yield data
+    if data[:2] == b"\x1f\x8b":
+        yield from unpacked(gzip.decompress(data))
+    elif zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for name in archive.namelist():
+                yield from unpacked(archive.read(name))
 
 
 def command_lines() -> Mapping[str, bytes]:

@@ -164,7 +164,10 @@ def test_what_goes_out_is_names_and_https_and_never_the_nodes_own_metadata() -> 
     assert own == {"to": [{"podSelector": {"matchLabels": OURS}}]}
     assert {port["port"] for port in names["ports"]} == {53}
     assert {port["port"] for port in world["ports"]} == {443, 6443}
-    assert world["to"] == [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}}]
+    assert world["to"] == [
+        {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}},
+        {"ipBlock": {"cidr": "::/0", "except": ["fd00:ec2::/32", "fe80::/10"]}},
+    ]
 
 
 @pytest.mark.parametrize("name", JOBS)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ccp_ray.cluster_room import Node, Room
 from ccp_ray.errors import UsageError
 from ccp_ray.job_client import JobClient, UnreachableError, dashboard_url, passed_on, withheld
-
-HEAD = "http://head.example:8265"
 
 
 @pytest.fixture(autouse=True)
@@ -41,22 +40,46 @@ def test_places_go_along_and_credentials_do_not(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "planted")
     monkeypatch.setenv("CCP_RAY_STORE_PATIENCE", "60")
     monkeypatch.setenv("CCP_RAY_LOGS", "json")
-    assert passed_on(HEAD) == {
+    assert passed_on(here=False) == {
         "AWS_ENDPOINT_URL": "https://store.example:9000",
         "AWS_DEFAULT_REGION": "eu-1",
         "CCP_RAY_STORE_PATIENCE": "60",
         "CCP_RAY_LOGS": "json",
     }
-    assert withheld(HEAD) == []
+    assert withheld(here=False) == []
 
 
-@pytest.mark.parametrize("endpoint", ["http://localhost:9000", "http://127.0.0.1:9000", "http://key:secret@store:9000"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        *("http://localhost:9000", "http://127.0.0.1:9000", "http://key:secret@store:9000", "key:secret@store:9000"),
+        *("http://key:secret/more@store:9000", "https://store:9000/?password=secret"),
+    ],
+)
 def test_this_machine_s_own_store_and_passwords_stay(monkeypatch: pytest.MonkeyPatch, endpoint: str):
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    assert passed_on(HEAD) == {}
-    assert withheld(HEAD) == ["AWS_ENDPOINT_URL"]
-    on_this_machine = passed_on("http://127.0.0.1:8265")
+    assert passed_on(here=False) == {}
+    assert withheld(here=False) == ["AWS_ENDPOINT_URL"]
+    on_this_machine = passed_on(here=True)
     assert on_this_machine == ({} if "secret" in endpoint else {"AWS_ENDPOINT_URL": endpoint})
+
+
+@pytest.mark.parametrize(
+    ("url", "head", "here"),
+    [
+        ("http://localhost:8265", "127.0.0.1", True),
+        ("http://localhost:8265", "10.1.2.3", False),  # a port that ssh or Docker brings here
+        ("http://10.1.2.3:8265", "10.1.2.3", False),
+    ],
+)
+def test_a_forwarded_port_is_not_a_cluster_on_this_machine(
+    monkeypatch: pytest.MonkeyPatch, url: str, head: str, here: bool
+):
+    client = object.__new__(JobClient)
+    client.url = url
+    nodes = [Node(address=head, head=True, cpus=1, gpus=0), Node(address="127.0.0.1", head=False, cpus=1, gpus=0)]
+    monkeypatch.setattr(client, "room", lambda: Room(nodes=nodes))
+    assert client.here is here
 
 
 def test_a_password_in_an_address_is_not_shown():

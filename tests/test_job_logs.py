@@ -88,6 +88,29 @@ def test_in_the_end_it_gives_up():
         LogFollower(connections, "x", len, len).follow(give_up_s=0.05)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_breaks_that_lie_far_apart_are_not_one_long_silence(monkeypatch: pytest.MonkeyPatch, quiet: bool):
+    """Each connection holds for longer than the patience, with new lines or (quiet) with answers to the question
+    whether the job still runs, and then breaks.
+    """
+    monkeypatch.setattr(job_logs, "_SILENCE_S", 0.02)
+
+    class Holding(Connections):
+        async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+            self.made += 1
+            yield LOG if self.made == 4 else LOG[: 20 if quiet else 20 * self.made]
+            if self.made < 4:
+                await asyncio.sleep(0.2)
+                raise OSError("reset")
+
+    written: list[str] = []
+    holding = Holding([], over_after=4)
+    follower = LogFollower(holding, "x", written.append, len)  # type: ignore[arg-type]
+    assert follower.follow(give_up_s=0.1).ended_well
+    assert "".join(written) == LOG
+    assert holding.made == 4
+
+
 def test_ray_s_own_lines_are_not_the_command_s_first():
     connections = Connections([(len(LOG), None)], over_after=1)
     follower = LogFollower(connections, "x", len, len)  # type: ignore[arg-type]

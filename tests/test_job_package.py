@@ -54,6 +54,14 @@ def test_credentials_environments_and_what_rayignore_names_stay(checkout: Path):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_text("x")
     (checkout / ".rayignore").write_text("*.npy\n")
+    for name in ("laptop.env", "store.env", ".ccp-ray-12-Ab3/token", "deploy.pem", "id_ed25519.pub", "src/credentials"):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_text("x")
+    shipped = package(checkout)
+    assert shipped.secretive == [
+        *(".aws", ".ccp-ray-12-Ab3", ".env", ".ray", "deploy.pem", "id_ed25519.pub", "laptop.env"),
+        *("src/credentials", "store.env"),
+    ]
     gone = set(package(checkout).files) ^ set(FILES)
     assert not {name for name in package(checkout).files if name.startswith((".env", ".aws", ".ray/", ".venv"))}
     assert gone == {".rayignore", *(name for name, text in FILES.items() if text == "dropped")}

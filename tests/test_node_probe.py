@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from clusters import ROOT, Cluster, node, started_cluster
@@ -85,21 +86,50 @@ print(json.dumps(told))
 """
 
 
+READING = """
+import json, sys
+from ccp_ray import node_probe
+from ccp_ray.session import ray_session
+
+address, uri = sys.argv[1:]
+with ray_session(address):
+    asked = [node_probe.ask_nodes(uri, writes=writes) for writes in (True, False)]
+print(json.dumps([[problem for report in reports for problem in report.problems] for reports in asked]))
+"""
+
+
+def asked(cluster: Cluster, code: str, endpoint: str, *arguments: str) -> Any:
+    """What a driver of the cluster prints last."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, cluster.address, *arguments],
+        env={**cluster.environment, "AWS_ENDPOINT_URL": endpoint},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_node_that_may_not_write_is_named(cluster, rclone_server, rclone_bucket):
+    """Such as one whose role may list and read alone; a job that writes nothing takes it."""
+    with fault_proxy(rclone_server.endpoint) as proxy:
+        proxy.inject("403", "PUT", times=None)
+        told = asked(cluster, READING, proxy.endpoint, rclone_bucket.uri)
+    writing, reading = (sorted(problems) for problems in told)
+    assert writing[0] == reading[0]  # the other node's secret is wrong
+    assert reading[1:] == []
+    assert re.fullmatch(r"cannot write s3://\S+/\.ccp-tmp-probe-\w+: access denied; check .*", writing[1]), writing
+    assert rclone_bucket.keys() == []
+
+
 def test_what_the_nodes_answer(cluster, rclone_server, rclone_bucket, tmp_path):
     """Asked of the real nodes: a store whose clock is off, other packages here, a folder that they do not see."""
     with fault_proxy(rclone_server.endpoint) as proxy:
         proxy.inject("old_answer", "GET", times=None)
-        done = subprocess.run(
-            [sys.executable, "-c", ASKING, cluster.address, rclone_bucket.uri, str(tmp_path)],
-            env={**cluster.environment, "AWS_ENDPOINT_URL": proxy.endpoint},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
+        told = asked(cluster, ASKING, proxy.endpoint, rclone_bucket.uri, str(tmp_path))
     (off,), (refused,) = sorted(told["store"])[::-1]
     assert re.fullmatch(r"its clock is 3[56]\d\d s ahead of the store's \(S3 takes 15 minutes\): set it \(NTP\)", off)
     assert "wrong credentials" in refused
@@ -162,6 +192,13 @@ def answered(**changes: object) -> dict[str, object]:
 def test_what_an_answer_means(changes, problems, notes):
     report = node_probe._judge("n", answered(**changes), {})
     assert (report.problems, report.notes) == (problems, notes)
+
+
+def test_faiss_for_cpus_and_for_gpus_belong_together():
+    cpu, gpu = {"faiss": "faiss-cpu 1.15.1"}, {"faiss": "faiss-gpu-cu12 1.14.1.post1"}
+    assert node_probe._differences(gpu, cpu) == node_probe._differences(cpu, gpu) == []
+    for other in ({"faiss": ""}, {"faiss": "faiss-cpu 1.14.1"}):
+        assert len(node_probe._differences(other, cpu)) == 1
 
 
 def test_versions_without_their_local_part_and_packages_that_only_a_node_has():

@@ -5,12 +5,18 @@ A whole pipeline with planted secrets is `tests/chaos/test_planted_secrets.py`'s
 
 from __future__ import annotations
 
+import base64
+import gzip
+import io
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from command_line import ccp
+from hypothesis import given
+from hypothesis import strategies as st
 from planted import PLANTED, found, own_places
 from s3_servers import Bucket
 from small_recipe import start
@@ -22,6 +28,21 @@ from ccp_ray.errors import CcpError
 def places() -> Iterator[dict[str, str]]:
     with own_places() as folders:
         yield folders
+
+
+@given(
+    before=st.binary(max_size=9),
+    after=st.binary(max_size=9),
+    name=st.sampled_from(["SECRET_ACCESS_KEY", "SESSION_TOKEN"]),
+)
+def test_the_search_finds_a_planted_secret_however_it_is_packed(before: bytes, after: bytes, name: str):
+    there, absent = before + PLANTED[f"AWS_{name}"].encode() + after, before + bytes(40) + after
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("folder/config.gz", gzip.compress(base64.b64encode(there)))
+    for data in (there, there.hex().encode(), base64.urlsafe_b64encode(there), gzip.compress(there), packed.getvalue()):
+        assert found("x", data) == [f"AWS_{name} in x"]
+    assert found("x", absent) == found("x", base64.b64encode(absent)) == []
 
 
 def test_a_wrong_secret_is_not_in_the_error(rclone_bucket: Bucket, places: dict[str, str], tmp_path: Path):
@@ -63,6 +84,7 @@ def test_an_endpoint_with_a_password_is_refused_without_it(moto_bucket: Bucket, 
     ("text", "shown"),
     [
         ("at http://a:b@host:9/x and s3://k@bucket", "at http://***@host:9/x and s3://***@bucket"),
+        ("http://user:p@ss@host:9/x", "http://***@host:9/x"),
         ("GET https://h/k?x=1&X-Amz-Signature=abc&y=2", "GET https://h/k?x=1&X-Amz-Signature=***&y=2"),
         ("mail someone@host, s3://bucket/a@b/c?d=e", "mail someone@host, s3://bucket/a@b/c?d=e"),
     ],
