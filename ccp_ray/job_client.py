@@ -29,12 +29,13 @@ from ccp_ray.errors import CcpError, UsageError
 from ccp_ray.job_package import Package
 from ccp_ray.job_records import JobRecord, JobRequest, job_record
 from ccp_ray.log_fields import VARIABLE as LOGS
+from ccp_ray.model_code import VARIABLE as TRUST
 from ccp_ray.patience import VARIABLE as PATIENCE
 
 DEFAULT_PORT = 8265
 _KNOCK_S = 10.0
 _STOPPED_WITHIN_S = 120.0
-_PASSED_ON = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_REGION", PATIENCE, LOGS)
+_PASSED_ON = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_REGION", PATIENCE, LOGS, TRUST)
 
 
 class UnreachableError(CcpError):
@@ -206,8 +207,8 @@ def refusal(url: str, status: int) -> str:
 
 
 def passed_on(here: bool) -> dict[str, str]:
-    """Where the store is, how long to wait for it, and how to log, for the job; never a credential: nodes have their
-    own chain.
+    """Where the store is, how long to wait for it, how to log and which models' code may run, for the job; never a
+    credential: nodes have their own chain.
 
     A store on this machine's loopback is none for a cluster that is not `here`, and an address with a password stays.
     """

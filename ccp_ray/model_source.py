@@ -3,8 +3,8 @@
 A source is a local folder (or `file://`), `s3://bucket/folder` (an artifact or any Hugging Face folder), a name on the
 Hugging Face hub, or `package://module/folder` for weights that ship inside an installed Python package. All
 become a local folder with `config.json`, safetensors weights and a tokenizer. Pickled weights are refused:
-reading one runs whatever code its author put there. So is every other way for a folder to bring code, and there is no
-switch to allow it.
+reading one runs whatever code its author put there. So is every other way for a folder to bring code, but for what
+`model_code` was told to trust.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 from ccp_ray.artifact import Artifact, InputRef, find_artifact
 from ccp_ray.errors import StoreError, UsageError
+from ccp_ray.model_code import trusted
 from ccp_ray.storage import absolute_uri, open_store
 
 _SKIPPED = ("artifact.json", "_", ".")
@@ -72,6 +73,8 @@ def hidden_size(source: str) -> int:
     try:
         return int(AutoConfig.for_model(**settings).hidden_size)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if "auto_map" in settings and isinstance(settings.get("hidden_size"), int):
+            return int(settings["hidden_size"])  # a family of its own, whose code is not needed for this
         raise UsageError(f"{source}: config.json names no encoder that transformers knows ({error})") from error
 
 
@@ -160,7 +163,7 @@ def _hub_snapshot(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     with _hub_errors(name):
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.py"]))
 
 
 def _hub_file(name: str, file: str) -> Path:
@@ -214,6 +217,7 @@ def _nested(values: Any) -> Iterator[tuple[str, Any]]:
 
 def _model_files(folder: Path) -> list[Path]:
     kinds = {".json", ".safetensors", ".txt", ".model"}
+    kinds |= {".py"} if trusted(folder) else set()  # what does not run makes no other vectors
     paths = (path for path in folder.rglob("*") if path.is_file() and path.suffix in kinds)
     return sorted(path for path in paths if not path.relative_to(folder).as_posix().startswith(_SKIPPED))
 

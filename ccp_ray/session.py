@@ -21,6 +21,7 @@ from ccp_ray.endpoint import checked_endpoint
 from ccp_ray.errors import CcpError
 from ccp_ray.head_loss import answers, head_loss_told
 from ccp_ray.log_fields import VARIABLE as LOGS
+from ccp_ray.model_code import VARIABLE as TRUST
 from ccp_ray.patience import VARIABLE as PATIENCE
 from ccp_ray.ray_token import demand_token, forget_token
 
@@ -191,7 +192,7 @@ def largest_node(resource: str) -> float:
 
 def _worker_environment() -> dict[str, str]:
     """What workers elsewhere need to know; never a credential: nodes have their own chain."""
-    names = [*_ENVIRONMENT, LOGS, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", PATIENCE]
+    names = [*_ENVIRONMENT, LOGS, "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", PATIENCE, TRUST]
     for name in names:
         if name.startswith("AWS_ENDPOINT"):
             checked_endpoint(os.environ.get(name, ""))  # it is kept in the job's metadata, for all to read

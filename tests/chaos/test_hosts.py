@@ -2,9 +2,10 @@
 
 Three hosts in network namespaces (`hosts`), every artifact on S3. Nothing a job needs lies on a host: what was killed
 is started again, here or elsewhere, and goes on from the store. The driver is killed in each of eight stages, in the
-training with its host, and besides
+training with its host, in the calibration with Ray's head, and besides
 
     embeddings   the raylet of a node is killed, and the node is started again
+    calibration  Ray's head is killed, its node's workers live on; a new cluster is started for the same command
     evaluation   the store answers every request with 503 for 24 seconds
     encoder      hosts are slow; a worker is killed; a host is cut off for good and another comes late; at last all
                  hosts lose power and disks, the driver's first, and a new cluster goes on from the store alone
@@ -111,8 +112,13 @@ def in_evaluation(hosted: HostRun) -> None:
     meets(hosted, "evaluation", host_faults.REFUSES)
 
 
+def in_calibration(hosted: HostRun) -> None:
+    meets(hosted, "calibration", host_faults.HEAD)
+
+
 DISTURBED = {stage: kill_driver(stage) for stage in STAGES}
-DISTURBED |= {"encoder": in_training, "embeddings": in_embedding, "evaluation": in_evaluation}
+DISTURBED |= {"encoder": in_training, "embeddings": in_embedding}
+DISTURBED |= {"calibration": in_calibration, "evaluation": in_evaluation}
 
 
 @pytest.mark.timeout(300)
