@@ -70,7 +70,15 @@ class TextReader(NamedTuple):
         return found
 
     def _all_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        return list(self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]) if texts else []
+        if not texts:
+            return []
+        if not getattr(self.tokenizer, "is_fast", False):
+            return list(self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
+        # Without offsets and masks, which nobody reads: two thirds of the time.
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def _head(text: str, length: int) -> str:
