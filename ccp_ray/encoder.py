@@ -21,7 +21,7 @@ from ccp_ray.batching import Tokens, pad, token_budget_batches
 from ccp_ray.encoder_config import TRAINED_POOLINGS, ArchitectureConfig, EncoderConfig, Pooling
 from ccp_ray.errors import CcpError, UsageError
 from ccp_ray.hardware import device
-from ccp_ray.model_code import how_to_trust, trusted
+from ccp_ray.model_code import FOREIGN, how_to_trust, trusting
 from ccp_ray.model_source import local_model
 from ccp_ray.packed_linear import pack_linear_layers
 from ccp_ray.pooling import pool
@@ -80,7 +80,8 @@ class Encoder:
         """
         folder = local_model(source)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        model = from_folder(_auto_class(folder), folder, dtype, trust=trusted(folder)).to(where or device()).eval()
+        with trusting(folder) as trust:
+            model = from_folder(_auto_class(folder, trust), folder, dtype, trust).to(where or device()).eval()
         model.config.use_cache = False  # decoders keep every layer's keys otherwise
         return cls._of_folder(folder, model, pooling, prompt)
 
@@ -210,31 +211,27 @@ class Encoder:
         write_modules(folder, self.modules, int(self.model.config.hidden_size), self.max_tokens, self.reader.prompt)
 
 
-def _auto_class(folder: Path) -> Any:
+def _auto_class(folder: Path, trust: bool) -> Any:
     """Of an encoder-decoder (T5) only the encoder. Raises UsageError."""
     try:
-        shape = transformers.AutoConfig.from_pretrained(
-            folder, trust_remote_code=trusted(folder), local_files_only=True
-        )
-    except (OSError, ValueError, KeyError, ImportError):
+        shape = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
+    except (OSError, ValueError, KeyError, *FOREIGN):
         return transformers.AutoModel  # `from_folder` says what is wrong
     # T5's shape names decoder layers even where its encoder was saved alone.
     pair = shape.is_encoder_decoder or hasattr(shape, "num_decoder_layers")
     return transformers.AutoModelForTextEncoding if pair else transformers.AutoModel
 
 
-def from_folder(auto: Any, folder: Path, dtype: torch.dtype = torch.float32, *, trust: bool = False) -> Any:
+def from_folder(auto: Any, folder: Path, dtype: torch.dtype = torch.float32, trust: bool = False) -> Any:
     """`auto.from_pretrained` with safetensors only, SDPA attention. trust: run the folder's code. Raises UsageError."""
     quiet_transformers()
     settings = {"use_safetensors": True, "trust_remote_code": trust, "local_files_only": True}
     report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         model, found = auto.from_pretrained(folder, dtype=dtype, **settings, **report)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, *FOREIGN) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(
-            f"{folder}: transformers cannot load this model: {reason}{'' if trust else how_to_trust(folder)}"
-        ) from error
+        raise UsageError(f"{folder}: transformers cannot load this model: {reason}{how_to_trust(folder)}") from error
     # What it does not find, or finds in another shape, transformers fills with random numbers and says nothing.
     inner = "" if model.base_model is model else f"{model.base_model_prefix}."
     absent = [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]

@@ -2,44 +2,69 @@
 
 A model of a family that transformers does not know comes with Python files that define it (`auto_map` in config.json);
 loading it runs them. CCP_RAY_TRUST_MODEL_CODE holds the digests of files that may run, by comma: a folder whose code is
-another tomorrow is refused again, which a plain yes would not do. A refusal says the digest. It holds for encoding;
-training takes what transformers knows.
+another tomorrow is refused again, which a plain yes would not do. A refusal says the digest. It holds for the model of
+an encoder that encodes; a tokenizer, and training, take what transformers knows.
+
+transformers follows more than file names: a path, a subfolder behind a link, another repository. The digest covers the
+Python files of the folder itself, so nothing else may be named.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from ccp_ray.errors import UsageError
 
 VARIABLE = "CCP_RAY_TRUST_MODEL_CODE"
+FOREIGN = (ImportError, AttributeError, TypeError, NameError, SyntaxError)  # what code of others raises when it loads
 _DIGITS = 32
-_NAMED_IN = ("config.json", "tokenizer_config.json")
+_HERE = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")  # FILE.CLASS
 
 
 def trusted(folder: Path) -> bool:
-    """Whether the folder brings code and it may run. Raises UsageError for one that would fetch code from elsewhere."""
-    allowed = {name.strip() for name in os.environ.get(VARIABLE, "").split(",")}
+    """Whether the folder brings code and it may run. Raises UsageError where its digest would not cover what runs."""
     references = _references(folder)
-    if not references or code_digest(folder) not in allowed:
+    if not references or not _named(folder):
         return False
-    elsewhere = sorted(name for name in references if "--" in name)
-    if elsewhere:
-        raise UsageError(
-            f"{folder}: names code of another repository ({elsewhere[0]}), which no digest of this folder covers; "
-            "copy it here and name it without REPOSITORY--"
-        )
+    files = {path.name for path in code_files(folder)}
+    for name in references:
+        if not _HERE.fullmatch(name) or f"{name.partition('.')[0]}.py" not in files:
+            raise UsageError(
+                f"{folder}/config.json: auto_map names {name}, which the digest of this folder's code does not cover; "
+                "expected FILE.CLASS with FILE.py in the folder itself"
+            )
     return True
 
 
+@contextlib.contextmanager
+def trusting(folder: Path) -> Iterator[bool]:
+    """`trusted`, for as long as something is loaded. One process at a time: transformers copies the code to a place
+    that all share, and another would run half a file.
+    """
+    trust = trusted(folder)
+    if not trust:
+        yield False
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield True
+    finally:
+        os.close(descriptor)
+
+
 def how_to_trust(folder: Path) -> str:
-    """For the end of a message: nothing where the folder brings no code."""
-    if not _references(folder):
+    """For the end of a message: nothing where the folder brings no code, or it was run."""
+    if not _references(folder) or _named(folder):
         return ""
-    names = ", ".join(path.relative_to(folder).as_posix() for path in code_files(folder)) or "none is there"
+    names = ", ".join(path.name for path in code_files(folder)) or "none is there"
     return (
         f"; it brings code ({names}), which is not run. To run exactly this: read it, then set "
         f"{VARIABLE}={code_digest(folder)}"
@@ -47,8 +72,8 @@ def how_to_trust(folder: Path) -> str:
 
 
 def code_files(folder: Path) -> list[Path]:
-    """All Python files of the folder: the named ones may import the others."""
-    return sorted(path for path in folder.rglob("*.py") if path.is_file())
+    """The Python files of the folder itself: the named ones may import the others."""
+    return sorted(path for path in folder.glob("*.py") if path.is_file())
 
 
 def code_digest(folder: Path) -> str:
@@ -56,18 +81,19 @@ def code_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in code_files(folder):
         data = path.read_bytes()
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{len(data)}\0".encode() + data)
+        digest.update(f"{path.name}\0{len(data)}\0".encode() + data)
     return digest.hexdigest()[:_DIGITS]
 
 
+def _named(folder: Path) -> bool:
+    allowed = {name.strip() for name in os.environ.get(VARIABLE, "").split(",")}
+    return code_digest(folder) in allowed
+
+
 def _references(folder: Path) -> set[str]:
-    """What `auto_map` names: MODULE.CLASS, or REPOSITORY--MODULE.CLASS."""
-    found: set[str] = set()
-    for name in _NAMED_IN:
-        try:
-            named = json.loads((folder / name).read_bytes()).get("auto_map") or {}
-        except (OSError, ValueError, AttributeError):
-            continue  # who reads it next says what is wrong
-        for value in named.values():
-            found |= {str(each) for each in (value if isinstance(value, list) else [value]) if each}
-    return found
+    """What `auto_map` names."""
+    try:
+        named = json.loads((folder / "config.json").read_bytes())["auto_map"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()  # there is none, or who reads the file next says what is wrong with it
+    return {str(value) for value in (named.values() if isinstance(named, dict) else [named]) if value}

@@ -21,7 +21,7 @@ from typing import Any
 
 from ccp_ray.artifact import Artifact, InputRef, find_artifact
 from ccp_ray.errors import StoreError, UsageError
-from ccp_ray.model_code import trusted
+from ccp_ray.model_code import code_digest, trusted
 from ccp_ray.storage import absolute_uri, open_store
 
 _SKIPPED = ("artifact.json", "_", ".")
@@ -106,6 +106,8 @@ def model_reference(role: str, source: str) -> InputRef:
     digest = hashlib.sha256()
     for path in _model_files(folder):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + _file_digest(path))
+    if trusted(folder):  # what does not run makes no other vectors
+        digest.update(code_digest(folder).encode())
     return InputRef(role=role, uri=portable, fingerprint=digest.hexdigest())
 
 
@@ -144,7 +146,7 @@ def _package_folder(source: str) -> Path:
 
 def _fetch(source: str) -> Path:
     store = open_store(source)
-    infos = [info for info in store.list() if not info.key.startswith(_SKIPPED)]
+    infos = [info for info in store.list() if not info.key.startswith(_SKIPPED) or info.key.endswith(".py")]
     if not infos:
         raise UsageError(f"{source}: no such model folder")
     state = hashlib.sha256(repr((source, infos)).encode())
@@ -198,11 +200,16 @@ def _check(source: str, folder: Path) -> None:
 
 
 def _refuse_kernels(path: Path) -> None:
-    """transformers fetches an attention that is named like a hub's repository, and runs its code: no trust is asked."""
+    """transformers fetches an attention that is named like a hub's repository, and runs its code: no trust is asked.
+
+    It would also read settings in a file that `configuration_files` names in this one's place; nobody looks at those.
+    """
     try:
         settings = json.loads(path.read_bytes())
     except ValueError:
         return  # who reads it next says so
+    if isinstance(settings, dict) and "configuration_files" in settings:
+        raise UsageError(f"{path}: configuration_files names other settings, which are not read; remove the key")
     for key, value in _nested(settings):
         if key.endswith("_implementation") and isinstance(value, str) and "/" in value:
             raise UsageError(f"{path}: {key} is {value}, code from elsewhere, which is never run; remove the key")
@@ -217,7 +224,6 @@ def _nested(values: Any) -> Iterator[tuple[str, Any]]:
 
 def _model_files(folder: Path) -> list[Path]:
     kinds = {".json", ".safetensors", ".txt", ".model"}
-    kinds |= {".py"} if trusted(folder) else set()  # what does not run makes no other vectors
     paths = (path for path in folder.rglob("*") if path.is_file() and path.suffix in kinds)
     return sorted(path for path in paths if not path.relative_to(folder).as_posix().startswith(_SKIPPED))
 

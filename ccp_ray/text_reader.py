@@ -17,7 +17,7 @@ import numpy as np
 
 from ccp_ray.batching import Tokens
 from ccp_ray.errors import UsageError
-from ccp_ray.model_code import how_to_trust, trusted
+from ccp_ray.model_code import FOREIGN, how_to_trust, trusting
 from ccp_ray.model_source import local_model
 
 _UNLIMITED = 1 << 20  # tokenizers without a limit report a huge number
@@ -99,8 +99,9 @@ def _shape_of(folder: Path) -> Any:
     import transformers
 
     try:
-        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted(folder))
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        with trusting(folder) as trust:
+            return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
+    except (OSError, ValueError, KeyError, *FOREIGN) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
             f"{folder}: config.json is damaged, or of no model that transformers knows: {reason}{how_to_trust(folder)}"
@@ -153,12 +154,10 @@ def load_tokenizer(folder: Path) -> Any:
 
     quiet_transformers()
     try:
-        loaded = transformers.AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=trusted(folder), local_files_only=True
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        loaded = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"{folder}: the tokenizer is missing or damaged: {reason}{how_to_trust(folder)}") from error
+        raise UsageError(f"{folder}: the tokenizer is missing or damaged: {reason}") from error
     if loaded.pad_token_id is None:
         raise UsageError(f"{folder}: the tokenizer has no padding token (tokenizer_config.json: pad_token)")
     if text_settings(folder).lower_case and not lower_cases(loaded):

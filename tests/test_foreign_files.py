@@ -229,7 +229,8 @@ def test_nothing_that_runs_code_of_a_file_or_trusts_anybody_is_called():
         given = {word.arg: ast.unparse(word.value) for word in call.keywords}
         assert given.get("verify") != "False", where
         assert given.get("allow_pickle", "False") == "False", where
-        assert given.get("trust_remote_code", "False") in ("False", "trusted(folder)"), where  # by digest: model_code
+        assert given.get("trust_remote_code", "False") in ("False", "trust"), where  # of `trusting`: by digest
+        assert given.get("trust", "trust") == "trust", where
         assert name not in ("torch.load", "faiss.read_index") or where.startswith("ccp_ray.index_file:"), where
         assert not name.endswith(("._create_unverified_context", ".disable_warnings", ".extractall")), where
         assert not name.endswith("np.load") or given.get("allow_pickle") == "False", where

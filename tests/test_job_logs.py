@@ -93,7 +93,7 @@ def test_breaks_that_lie_far_apart_are_not_one_long_silence(monkeypatch: pytest.
     """Each connection holds for longer than the patience, with new lines or (quiet) with answers to the question
     whether the job still runs, and then breaks.
     """
-    monkeypatch.setattr(job_logs, "_SILENCE_S", 0.02)
+    monkeypatch.setattr(job_logs, "_SILENCE_S", 0.02 if quiet else 10)
 
     class Holding(Connections):
         async def tail_job_logs(self, job: str) -> AsyncIterator[str]:

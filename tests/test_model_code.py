@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_models
+import transformers
 
 from ccp_ray.encoder import Encoder, load_trainable
 from ccp_ray.encoder_config import EncoderConfig
@@ -15,7 +17,7 @@ from ccp_ray.errors import UsageError
 from ccp_ray.model_code import VARIABLE, code_digest
 from ccp_ray.model_source import hidden_size, model_reference
 from ccp_ray.session import _worker_environment
-from ccp_ray.text_reader import tokenizer_of
+from ccp_ray.text_reader import load_tokenizer, tokenizer_of
 
 SHAPE = """
 from pathlib import Path
@@ -44,6 +46,8 @@ class OwnModel(BertModel):
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny encoder whose own code turns every vector round, and leaves a file where it ran."""
     monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
     folder = tiny_models.plain_folder(tmp_path / "own")
     (folder / "configuration_own.py").write_text(SHAPE.format(ran=str(tmp_path / "ran")))
     (folder / "modeling_own.py").write_text(MODEL)
@@ -63,7 +67,7 @@ def test_it_is_refused_with_what_would_allow_it_and_run_where_that_is_said(own, 
         r"it brings code \(configuration_own\.py, modeling_own\.py\), which is not run\. "
         rf"To run exactly this: read it, then set {VARIABLE}={code_digest(own)}$"
     )
-    for load in (Encoder.load, tokenizer_of):
+    for load in (Encoder.load, tokenizer_of):  # the second reads the shape alone
         with pytest.raises(UsageError, match=expected):
             load(str(own))
     assert not (tmp_path / "ran").exists()
@@ -76,7 +80,7 @@ def test_it_is_refused_with_what_would_allow_it_and_run_where_that_is_said(own, 
     assert _worker_environment()[VARIABLE].endswith(code_digest(own))
 
 
-@pytest.mark.parametrize("altered", ["modeling_own.py", "imported_by_it.py"])
+@pytest.mark.parametrize("altered", ["modeling_own.py", "_imported_by_it.py"])
 def test_other_code_is_refused_again(own, tmp_path, monkeypatch, altered):
     monkeypatch.setenv(VARIABLE, code_digest(own))
     with (own / altered).open("a") as file:
@@ -84,13 +88,52 @@ def test_other_code_is_refused_again(own, tmp_path, monkeypatch, altered):
     with pytest.raises(UsageError, match="which is not run"):
         Encoder.load(str(own))
     assert not (tmp_path / "ran").exists()
-
-
-def test_code_of_another_repository_is_never_fetched(own, tmp_path, monkeypatch):
-    name(own, {"AutoConfig": "somebody/else--configuration_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"})
     monkeypatch.setenv(VARIABLE, code_digest(own))
-    with pytest.raises(UsageError, match=r"names code of another repository \(somebody/else--configuration_own"):
+    fingerprint = model_reference("encoder", str(own)).fingerprint
+    (own / altered).write_text((own / altered).read_text() + "\n# and another\n")
+    monkeypatch.setenv(VARIABLE, code_digest(own))
+    assert model_reference("encoder", str(own)).fingerprint != fingerprint
+
+
+@pytest.mark.parametrize("where", ["somebody/else--configuration_own", "{outside}", "linked/evil", "../evil", "absent"])
+def test_code_that_the_digest_does_not_cover_is_not_run(own, tmp_path, monkeypatch, where):
+    """transformers follows all of these: a repository, a path, a link, a step up."""
+    outside = tmp_path / "elsewhere"
+    outside.mkdir()
+    for folder in (outside, tmp_path):
+        (folder / "evil.py").write_text((own / "configuration_own.py").read_text())
+    (own / "linked").symlink_to(outside)
+    named = where.format(outside=outside / "evil")
+    name(own, {"AutoConfig": f"{named}.OwnConfig", "AutoModel": "modeling_own.OwnModel"})
+    monkeypatch.setenv(VARIABLE, code_digest(own))
+    for load in (Encoder.load, tokenizer_of):
+        with pytest.raises(UsageError, match=f"auto_map names {re.escape(named)}.OwnConfig, which the digest"):
+            load(str(own))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_settings_in_another_file_are_not_followed(own, tmp_path, monkeypatch):
+    settings = json.loads((own / "config.json").read_text())
+    (own / "config.1.0.0.json").write_text(json.dumps(settings | {"auto_map": {"AutoConfig": "/none/evil.Own"}}))
+    (own / "config.json").write_text(json.dumps(settings | {"configuration_files": ["config.1.0.0.json"]}))
+    monkeypatch.setenv(VARIABLE, code_digest(own))
+    with pytest.raises(UsageError, match="configuration_files names other settings"):
         Encoder.load(str(own))
+
+
+def test_code_that_cannot_be_loaded_is_one_line(own, monkeypatch):
+    (own / "modeling_own.py").write_text("import no_such_package_of_anybody\n")
+    monkeypatch.setenv(VARIABLE, code_digest(own))
+    with pytest.raises(UsageError, match=r"cannot load this model.*no_such_package_of_anybody") as caught:
+        Encoder.load(str(own))
+    assert VARIABLE not in str(caught.value)
+
+
+def test_a_tokenizers_own_code_never_runs(own, tmp_path, monkeypatch):
+    settings = json.loads((own / "tokenizer_config.json").read_text())
+    for names in ({"AutoTokenizer": ["configuration_own.Own", None]}, ["configuration_own.Own", None]):
+        (own / "tokenizer_config.json").write_text(json.dumps(settings | {"auto_map": names}))
+        load_tokenizer(own)
     assert not (tmp_path / "ran").exists()
 
 

@@ -2,7 +2,7 @@
 
 Ray does not listen for it. This does, on every worker (`cluster.yaml` starts it beside Ray), every five seconds at the
 machine's metadata service, and has Ray drain the node: nothing new is scheduled there, and a training that has workers
-on it commits a checkpoint (docs/design.md, "Notices"). Ends with the exit code of `ray drain-node`.
+on it commits a checkpoint (docs/design.md, "Notices"). Ends when Ray has taken it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EVERY_S, TIMEOUT_S = 5.0, 2.0
 
 
 def ask(host: str) -> datetime | None:
-    """When the machine is taken; None: nothing was said. Raises OSError where the service does not answer as it should.
+    """When the machine is taken; None: nothing was said. Raises OSError, ValueError or KeyError for another answer.
 
     https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html
     """
@@ -61,12 +61,12 @@ def main(host: str) -> int:
     while True:
         try:
             taken, silent = ask(host), False
-        except OSError as error:
+        except (OSError, ValueError, KeyError) as error:
             if not silent:
-                print(f"the metadata service at {host} does not answer ({error}); asking on", flush=True)
+                print(f"the metadata service at {host} does not answer ({error!r}); asking on", flush=True)
             taken, silent = None, True
-        if taken is not None:
-            return drain(taken)
+        if taken is not None and drain(taken) == 0:
+            return 0
         time.sleep(EVERY_S)
 
 
