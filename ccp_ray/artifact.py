@@ -37,7 +37,8 @@ from ccp_ray.storage import Store, open_store
 
 MANIFEST, JOB, RUN, _STOP = "artifact.json", "_job.json", "_run.json", "_stop"
 _told: set[str] = set()  # buckets that ignore conditional PUT
-_PACKAGES = ("ccp-ray", "ray", "torch", "transformers", "tokenizers", "deepspeed", "faiss-cpu", "numpy", "pyarrow")
+FAISS = ("faiss-cpu", "faiss-gpu-cu12")  # one of them: both own the folder `faiss`
+_PACKAGES = ("ccp-ray", "ray", "torch", "transformers", "tokenizers", "deepspeed", "numpy", "pyarrow", *FAISS)
 
 
 class InputRef(StrictModel):

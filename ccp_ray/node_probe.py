@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ccp_ray.artifact import FAISS
 from ccp_ray.errors import CcpError
 from ccp_ray.progress import say
 from ccp_ray.storage import TEMPORARY, LocalStore, Store, open_store
@@ -44,7 +45,6 @@ _PACKAGES = (
     *("ray", "torch", "transformers", "tokenizers", "deepspeed", "safetensors", "numpy", "pyarrow", "sentencex"),
     *("boto3", "pydantic"),
 )
-_FAISS = ("faiss-cpu", "faiss-gpu-cu12")  # one of them
 _GIB = 1 << 30
 
 
@@ -151,7 +151,7 @@ def _versions() -> dict[str, str]:
     found = {"Python": platform.python_version()}
     for name in _PACKAGES:
         found[name] = _version(name)
-    found["faiss"] = next((f"{name} {_version(name)}" for name in _FAISS if _version(name)), "")
+    found["faiss"] = next((f"{name} {_version(name)}" for name in FAISS if _version(name)), "")
     return found | {"ccp-ray's code": _code()}
 
 
@@ -263,7 +263,7 @@ def _differences(there: dict[str, str], here: dict[str, str]) -> list[str]:
 def _alike(there: str, here: str) -> bool:
     """Equal; or FAISS for CPUs and FAISS for GPUs, whose releases do not come together and read the same files."""
     builds = [version.partition(" ")[0] for version in (there, here)]
-    return there == here or (builds[0] != builds[1] and set(builds) <= set(_FAISS))
+    return there == here or (builds[0] != builds[1] and set(builds) <= set(FAISS))
 
 
 def skew(sent: float, clock: float, answered: float) -> float:

@@ -21,6 +21,7 @@ import psutil
 import typer
 from packaging.requirements import Requirement
 
+from ccp_ray.artifact import FAISS
 from ccp_ray.errors import CcpError
 from ccp_ray.node_probe import NodeReport, ask_nodes
 from ccp_ray.session import cluster_cpus, ray_session
@@ -37,7 +38,6 @@ _OURS = (
     "deepspeed",
     "transformers",
     "tokenizers",
-    "faiss-cpu",
     "numpy",
     "pyarrow",
     "boto3",
@@ -138,8 +138,9 @@ def _compiler() -> Check:
 
 
 def _packages(constraints: Path) -> Check:
+    ours = (*_OURS, next(filter(_version, FAISS), FAISS[0]))
     if not constraints.is_file():
-        versions = ", ".join(f"{name} {_version(name) or 'missing'}" for name in _OURS)
+        versions = ", ".join(f"{name} {_version(name) or 'missing'}" for name in ours)
         return Check("packages", None, f"no constraints file beside this installation; {versions}")
     wrong, pinned = [], 0
     for line in constraints.read_text().splitlines():
@@ -151,7 +152,7 @@ def _packages(constraints: Path) -> Check:
         pinned += found is not None
         if found is not None and not pin.specifier.contains(found, prereleases=True):
             wrong.append(f"{pin.name} {found} (pinned {pin.specifier})")
-    missing = [name for name in _OURS if _version(name) is None]
+    missing = [name for name in ours if _version(name) is None]
     wrong += [f"{name} missing" for name in missing]
     detail = f"{pinned} pinned packages installed" + (f"; {len(wrong)} differ: {', '.join(wrong[:5])}" if wrong else "")
     return Check("packages", not missing and (True if not wrong else None), detail, "make clean-venv setup")

@@ -81,7 +81,7 @@ def test_what_is_copied_is_there_and_reaches_the_builder() -> None:
 
 
 def test_login_shells_find_ray() -> None:
-    """KubeRay starts `ray` in a login shell, for which /etc/profile forgets the image's PATH."""
+    """KubeRay can start `ray` in a login shell, for which /etc/profile forgets the image's PATH."""
     assert any("/opt/venv/bin" in run and "/etc/profile.d/" in run for run in STAGES["base"].of("RUN"))
     assert all("base" in lineage(target) for target in TARGETS)
 

@@ -93,6 +93,16 @@ def test_packages_against_pins(tmp_path, lines, ok, words):
     assert re.search(words, check.detail)
 
 
+@pytest.mark.parametrize(("absent", "ok"), [(["faiss-cpu"], True), (["faiss-cpu", "faiss-gpu-cu12"], False)])
+def test_faiss_for_gpus_stands_for_the_one_for_cpus(tmp_path, monkeypatch, absent, ok):
+    pins = tmp_path / "constraints.txt"
+    pins.touch()
+    monkeypatch.setattr(module, "_version", lambda name: None if name in absent else "1.0")
+    check = module._packages(pins)
+    assert check.ok is ok
+    assert ("faiss-cpu missing" in check.detail) is not ok
+
+
 def test_an_installation_without_pins_is_only_noted(tmp_path):
     check = module._packages(tmp_path / "none")
     assert check.ok is None
