@@ -31,17 +31,22 @@ SLURMS = {
         while [ "${1#--}" != "$1" ]; do shift; done
         exec "$@"
     """,
+    "squeue": """
+        cat "$STUBS/state" 2>/dev/null || echo RUNNING
+    """,
     "scontrol": """
         echo "scontrol $*" >>"$STUBS/calls"
         [ "$1 $2" != "show hostnames" ] || printf 'first\\nsecond\\n'
     """,
 }
 # Ray stays until SIGTERM, and so does ccp-ray where it is told to; python does what is none of the script's helpers.
+# Two files: "fall" ends a worker's Ray, once; "hold" keeps the nodes from being there.
 OURS = {
     "ray": """
         trap 'echo "ray ends" >>"$STUBS/calls"; exit 0' TERM
         stat -c 'token %a' "$RAY_AUTH_TOKEN_PATH" >>"$STUBS/calls"
         echo "ray $*" >>"$STUBS/calls"
+        case "$*" in *--address=*) ! rm "$STUBS/fall" 2>/dev/null || exit 1 ;; esac
         while :; do sleep 0.05; done
     """,
     "ccp-ray": """
@@ -54,6 +59,7 @@ OURS = {
         *wait_for_nodes.py | *tell_training.py) echo "python $(basename "$1") ${*:2}" >>"$STUBS/calls" ;;&
         *wait_for_nodes.py)
             until [ "$(grep -c '^ray start' "$STUBS/calls")" -ge $(($3 ? $3 : 1)) ]; do sleep 0.05; done
+            while [ "$3" != 0 ] && [ -e "$STUBS/hold" ]; do sleep 0.05; done
             ;;
         *tell_training.py) ;;
         *) exec "$PYTHON" "$@" ;;
@@ -163,13 +169,15 @@ def started(stubs: Path, *arguments: str) -> Iterator[Job]:
 def test_a_command_runs_on_all_nodes_with_a_token_and_its_code_is_the_jobs(tmp_path: Path) -> None:
     with started(tmp_path, "prepare", "some text", "--output", "x") as job:
         code, said = job.ends()
-        calls, address = job.calls(), f"127.0.0.1:{20000 + job.number % 10000}"
+        port = 20000 + job.number % 3000 * 3
+        calls, address = job.calls(), f"127.0.0.1:{port}"
         assert code == 7
         assert "Ray runs on 2 nodes, head first; the command begins" in said
         assert f"ccp-ray prepare some text --output x --address {address}" in calls
         assert [line for line in calls if line.startswith("token")] == ["token 600"] * 2
         head, worker = (line for line in calls if line.startswith("ray start"))
-        assert f"--head --node-ip-address=127.0.0.1 --port={address[10:]} --temp-dir={job.folder}/ray" in head
+        own = f"--port={port} --dashboard-port={port + 1} --ray-client-server-port={port + 2}"
+        assert f"--head --node-ip-address=127.0.0.1 {own} --temp-dir={job.folder}/ray" in head
         assert f"--address={address}" in worker
         assert f"python wait_for_nodes.py {address} 2" in calls
         steps = [line for line in calls if line.startswith("srun") and " start " in line]
@@ -197,6 +205,37 @@ def test_a_notice_is_passed_on_and_the_job_is_requeued(tmp_path: Path) -> None:
         assert told < calls.index("ray ends") < requeued == len(calls) - 1
         (step,) = [line for line in calls if "tell_training" in line and line.startswith("srun")]
         assert "--nodes=2 --ntasks=2" in step
+
+
+def test_a_job_that_slurm_has_ended_is_not_requeued(tmp_path: Path) -> None:
+    """scancel sends the same signal; the job would come back for ever."""
+    (tmp_path / "state").write_text("COMPLETING\n")
+    with started(tmp_path, "pretrain", "corpus", "--output", "x") as job:
+        assert wait_until(lambda: any(line.startswith("ccp-ray pretrain") for line in job.calls()))
+        job.process.send_signal(signal.SIGTERM)
+        code, _ = job.ends()
+        assert code == 143
+        assert not [line for line in job.calls() if "tell_training" in line or "requeue" in line]
+
+
+def test_a_notice_while_ray_starts_is_not_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "hold").touch()
+    with started(tmp_path, "pretrain", "corpus", "--output", "x") as job:
+        assert wait_until(lambda: sum("wait_for_nodes" in line for line in job.calls()) == 2)
+        job.process.send_signal(signal.SIGTERM)
+        (tmp_path / "hold").unlink()
+        job.ends()
+        assert not [line for line in job.calls() if line.startswith("ccp-ray")]
+        assert job.calls()[-1] == f"scontrol requeue {job.number}"
+
+
+def test_a_workers_ray_that_ended_is_started_again(tmp_path: Path) -> None:
+    (tmp_path / "fall").touch()
+    with started(tmp_path, "pretrain", "corpus", "--output", "x") as job:
+        begun = [f"ray start --block --disable-usage-stats --num-cpus=1 {kind}" for kind in ("--head", "--address")]
+        assert wait_until(lambda: [sum(each.startswith(it) for each in job.calls()) for it in begun] == [1, 2], 60)
+        job.process.send_signal(signal.SIGTERM)
+        job.ends()
 
 
 RAYLET = """
