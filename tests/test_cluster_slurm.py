@@ -1,6 +1,6 @@
 """The Slurm script: sound shell, and run with a Slurm, a Ray and a ccp-ray that only note how they were called.
 
-By hand an earlier state of it was run with a real Ray, two nodes on one machine; no real training was told yet.
+With a real Slurm and a real training it runs in `test_slurm_real.py`.
 """
 
 from __future__ import annotations
