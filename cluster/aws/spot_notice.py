@@ -26,8 +26,9 @@ def ask(host: str) -> datetime | None:
     https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html
     """
     status, token = _request(host, "PUT", TOKEN, {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
-    if status == 200:
-        status, told = _request(host, "GET", NOTICE, {"X-aws-ec2-metadata-token": token})
+    if status != 200:
+        raise OSError(f"no token, status {status}")
+    status, told = _request(host, "GET", NOTICE, {"X-aws-ec2-metadata-token": token})
     if status == 404:  # as long as there is no notice
         return None
     if status != 200:
